@@ -1,0 +1,157 @@
+//! The driver trait. Its words are Lima 2.2's; `attach`, `pause`, `resume` and `reset` are ours.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{Error, Instance, Result};
+
+/// Runs VMs of one kind, one instance per value.
+///
+/// Called by one task at a time except for `kill`, which may overlap any other call. Every method must be
+/// cancel-safe in this sense: dropping its future leaves the VM either as it was or as the call would have left it.
+#[async_trait]
+pub trait Driver: Send + Sync {
+    /// What this driver is; answered before any `configure`.
+    fn info(&self) -> Info;
+
+    /// Remembers the instance, fills the driver's own defaults into its configuration and refuses what it
+    /// cannot run. May be called again at any time; the last one counts for the next `start`.
+    async fn configure(&self, instance: Instance) -> Result<Instance>;
+
+    /// Says whether this machine can run the configured instance now (programs, versions, devices).
+    async fn validate(&self) -> Result<()>;
+
+    /// Prepares what the driver keeps of an instance. Idempotent; makes no disks.
+    async fn create(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes `disk` of `image` where there is none yet and grows it to the configured size.
+    /// Refuses to shrink. Never loses `image` before `disk` is whole.
+    async fn create_disk(&self) -> Result<()>;
+
+    /// Starts the VM and returns as soon as its process runs; the guest boots afterwards.
+    async fn start(&self) -> Result<Vm>;
+
+    /// Takes up a VM of this instance that runs already (its hostagent died), or returns `None`.
+    /// The VM must be proven to be this instance's: a pid file alone is no proof.
+    async fn attach(&self) -> Result<Option<Vm>> {
+        Ok(None)
+    }
+
+    /// Asks the guest to power down and returns when the VM is gone; after `grace` it is killed.
+    async fn stop(&self, grace: Duration) -> Result<()>;
+
+    /// Ends the VM at once and returns when it is gone. Success when there is none.
+    async fn kill(&self) -> Result<()>;
+
+    async fn pause(&self) -> Result<()> {
+        Err(self.unsupported("pause"))
+    }
+
+    async fn resume(&self) -> Result<()> {
+        Err(self.unsupported("resume"))
+    }
+
+    /// Presses the reset button.
+    async fn reset(&self) -> Result<()> {
+        Err(self.unsupported("reset"))
+    }
+
+    /// Removes what `create` made outside the instance directory.
+    async fn delete(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Scripts for the guest's boot: `boot.<OS>/<file>` to its bytes.
+    async fn boot_scripts(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Host address at which the guest's ssh answers; the port is the instance's `sshLocalPort`.
+    async fn ssh_address(&self) -> Result<String> {
+        Ok("127.0.0.1".into())
+    }
+
+    fn unsupported(&self, operation: &'static str) -> Error {
+        Error::Unsupported { driver: self.info().name, operation }
+    }
+}
+
+/// A running VM, as `start` and `attach` hand it over. Dropping it leaves the VM running.
+#[derive(Debug)]
+pub struct Vm {
+    pub pid: Option<u32>,
+    pub accelerator: Option<Accelerator>,
+    /// Ends with [`VmEvent::Exited`]. Bounded; the driver drops `Boot` lines rather than wait.
+    pub events: mpsc::Receiver<VmEvent>,
+}
+
+/// What executes the guest's instructions, and why it is this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accelerator {
+    /// `kvm`, `tcg`, `hvf`, ...
+    pub name: String,
+    /// Empty when it is the best there is; else why a better one is not used.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// What a VM does by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmEvent {
+    Paused,
+    Resumed,
+    /// The guest restarted itself or was reset.
+    Reset,
+    /// The guest is powering down.
+    PoweringDown,
+    Panicked,
+    /// The hypervisor's control channel does not answer; the VM is not known to be dead.
+    Unresponsive,
+    Responsive,
+    /// A line that the guest wrote to the boot channel. Untrusted; at most 1024 bytes of text.
+    Boot(String),
+    /// The VM is gone. `clean` when the guest or `stop` ended it.
+    Exited {
+        clean: bool,
+        reason: String,
+    },
+}
+
+/// Lima's `Info`, with its JSON names.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Info {
+    pub name: String,
+    pub vsock_port: u32,
+    pub virtio_port: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub instance_dir: String,
+    pub features: Features,
+    /// Name of the virtio-serial port on which the guest reports its boot (`/dev/virtio-ports/NAME`);
+    /// empty when the driver has none and readiness must be tried for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub boot_port: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Features {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub can_run_gui: bool,
+    #[serde(rename = "dynamicSSHAddress")]
+    pub dynamic_ssh_address: bool,
+    #[serde(rename = "staticSSHPort")]
+    pub static_ssh_port: bool,
+    pub skip_socket_forwarding: bool,
+    pub no_cloud_init: bool,
+    pub rosetta_enabled: bool,
+    pub rosetta_bin_fmt: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub supported_image_formats: Vec<String>,
+}

@@ -1,0 +1,12 @@
+//! What every driver of limafs shares: the [`Driver`] trait, Lima's own data as types, driver errors.
+//! Knows no hypervisor, and never imports another crate of ours.
+
+mod config;
+mod driver;
+mod error;
+mod instance;
+
+pub use config::*;
+pub use driver::{Accelerator, Driver, Features, Info, Vm, VmEvent};
+pub use error::{Error, Result};
+pub use instance::{Instance, mac_address, mount_tag};

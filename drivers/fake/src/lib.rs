@@ -1,0 +1,1 @@
+//! A driver whose VM is a sleeping process. For tests only.

@@ -1,0 +1,196 @@
+//! Every name on disk, Lima's words where Lima has one, and the rules for instance names.
+//! The only place that spells a file name of `$LIMA_HOME`; reads and writes nothing.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+// In an instance directory; Lima's names.
+pub const LIMA_YAML: &str = "lima.yaml";
+pub const LIMA_VERSION: &str = "lima-version";
+pub const PROTECTED: &str = "protected";
+pub const CIDATA_ISO: &str = "cidata.iso";
+pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
+pub const IMAGE: &str = "image";
+pub const DISK: &str = "disk";
+pub const KERNEL: &str = "kernel";
+pub const KERNEL_CMDLINE: &str = "kernel.cmdline";
+pub const INITRD: &str = "initrd";
+pub const SSH_CONFIG: &str = "ssh.config";
+pub const HA_PID: &str = "ha.pid";
+pub const HA_SOCK: &str = "ha.sock";
+pub const HA_STDOUT_LOG: &str = "ha.stdout.log";
+pub const HA_STDERR_LOG: &str = "ha.stderr.log";
+pub const SERIAL_LOG: &str = "serial.log";
+/// The longest socket path that Lima makes in an instance directory.
+const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
+
+// In an instance directory; ours.
+/// What the hostagent last knew (see `store::Record`); survives it.
+pub const RECORD: &str = "limafs.json";
+/// Events of the instance as JSON lines, capped.
+pub const EVENTS: &str = "limafs.events";
+/// The guest's ssh host keys, pinned at its first boot.
+pub const KNOWN_HOSTS: &str = "ssh.known_hosts";
+
+// In the home.
+pub const CONFIG_DIR: &str = "_config";
+pub const USER_KEY: &str = "user";
+pub const TEMPLATES_DIR: &str = "_templates";
+/// Ours: lock, root events, things being deleted.
+pub const OURS_DIR: &str = "_limafs";
+
+/// `sun_path` on Linux, with its terminating NUL.
+pub const UNIX_PATH_MAX: usize = 108;
+const NAME_MAX: usize = 76;
+
+/// A valid instance name: `^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`, at most 76 bytes, not ending in `.yml` or `.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+impl Name {
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.len() > NAME_MAX {
+            return Err(Error::NameTooLong {
+                what: format!("name of {} bytes", text.len()),
+                why: format!("an instance name has at most {NAME_MAX}"),
+            });
+        }
+        let lower = text.to_ascii_lowercase();
+        if lower.ends_with(".yml") || lower.ends_with(".yaml") {
+            return Err(Error::invalid(format!("name {text:?}"), "must not end with .yml or .yaml"));
+        }
+        let words = text.split(['.', '_', '-']);
+        if !words.into_iter().all(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
+            return Err(Error::invalid(
+                format!("name {text:?}"),
+                "must be letters and digits, in groups joined by single dots, dashes or underscores",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `lima-NAME` as a host name: dots and underscores become dashes.
+    pub fn hostname(&self) -> String {
+        format!("lima-{}", self.0.replace(['.', '_'], "-"))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `$LIMA_HOME`, absolute, symlinks resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home(PathBuf);
+
+impl Home {
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The instance's directory. Refuses a name whose socket paths would not fit.
+    pub fn instance(&self, name: &Name) -> Result<PathBuf> {
+        let dir = self.0.join(name.as_str());
+        let longest = dir.join(LONGEST_SOCKET);
+        let bytes = longest.as_os_str().len();
+        if bytes >= UNIX_PATH_MAX {
+            return Err(Error::NameTooLong {
+                what: format!("name {name:?}", name = name.as_str()),
+                why: format!(
+                    "the socket path {} would have {bytes} bytes, at most {} fit",
+                    longest.display(),
+                    UNIX_PATH_MAX - 1
+                ),
+            });
+        }
+        Ok(dir)
+    }
+
+    pub fn ours(&self, file: &str) -> PathBuf {
+        self.0.join(OURS_DIR).join(file)
+    }
+
+    pub fn config(&self, file: &str) -> PathBuf {
+        self.0.join(CONFIG_DIR).join(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a01_to_a08_names_that_lima_accepts_are_accepted() {
+        for name in ["default", "Ubuntu-20.04", "example.com", "under_score", "1-2_3.4", "yml", "yaml", "foo.yaml.com"]
+        {
+            assert_eq!(Name::parse(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn a09_the_socket_path_limits_the_name() {
+        let name = Name::parse(&"a".repeat(76)).unwrap();
+        assert!(Home::at("/h").instance(&name).is_ok());
+        let error = Home::at("/home/somebody/.lima").instance(&name).unwrap_err();
+        assert_eq!(error.errno(), libc::ENAMETOOLONG);
+    }
+
+    #[test]
+    fn a10_a_name_of_77_bytes_is_too_long() {
+        assert_eq!(Name::parse(&"a".repeat(77)).unwrap_err().errno(), libc::ENAMETOOLONG);
+    }
+
+    #[test]
+    fn a11_to_a25_bad_names_are_refused() {
+        for name in [
+            "",
+            ".dot",
+            "dot.",
+            "dot..dot",
+            "_underscore",
+            "underscore_",
+            "underscore__underscore",
+            "-dash",
+            "dash-",
+            "dash--dash",
+            "c:default",
+            "my\\instance",
+            "default.yaml",
+            "MY.YAML",
+            "My.YmL",
+            "foo.-boo",
+            "zn--e9.org",
+            "but__only",
+            "lost+found",
+            "_config",
+            "a b",
+            "a/b",
+            "a\nb",
+            "caf\u{e9}",
+        ] {
+            assert_eq!(Name::parse(name).unwrap_err().errno(), libc::EINVAL, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a24_the_reason_names_the_ending() {
+        assert!(Name::parse("MY.YAML").unwrap_err().to_string().contains("must not end with .y"));
+    }
+
+    #[test]
+    fn a_hostname_has_dashes_only() {
+        assert_eq!(Name::parse("a_b.c-d").unwrap().hostname(), "lima-a-b-c-d");
+    }
+}
