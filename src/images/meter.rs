@@ -39,11 +39,6 @@ impl Meter {
         self.counters.total.store(total.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Starts again from 0.
-    pub fn reset(&self) {
-        self.counters.done.store(0, Ordering::Relaxed);
-    }
-
     /// Counts, and fails once nobody waits for the result any more.
     pub fn add(&self, bytes: u64) -> Result<()> {
         self.counters.done.fetch_add(bytes, Ordering::Relaxed);
