@@ -1,0 +1,3 @@
+pub fn run(_: crate::names::Home, _: crate::names::Name, _: bool) -> crate::error::Result<()> {
+    todo!()
+}
