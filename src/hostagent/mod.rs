@@ -1,3 +1,0 @@
-pub fn run(_: crate::names::Home, _: crate::names::Name, _: bool) -> crate::error::Result<()> {
-    todo!()
-}
