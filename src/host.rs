@@ -1,7 +1,12 @@
 //! Facts of this host that configurations and guests are filled with: user, processors, memory, time zone.
 //! Gathered once by a process; knows no configuration.
 
-use std::path::PathBuf;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Result};
 
 /// The user for whom VMs run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,76 +35,133 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads the facts of this machine and of the user who runs this process.
-    pub fn gather() -> Self {
-        Self {
-            user: user(),
-            os: lima_os(),
-            arch: lima_arch(),
-            cpus: std::thread::available_parallelism().map_or(1, |count| count.get() as u32),
+    /// Looks at this machine. Fails only when it cannot be told for whom we run.
+    pub fn detect() -> Result<Self> {
+        Ok(Self {
+            user: user()?,
+            os: if cfg!(target_os = "macos") { "Darwin" } else { "Linux" }.into(),
+            arch: arch().into(),
+            cpus: std::thread::available_parallelism()
+                .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
             memory: memory(),
-            timezone: timezone(),
+            timezone: timezone(&read("/etc/timezone"), fs::read_link("/etc/localtime").ok().as_deref()),
             machine_id: machine_id(),
+        })
+    }
+}
+
+/// The entry of passwd. `$HOME` counts more than passwd's home, as for every other program.
+fn user() -> Result<HostUser> {
+    let uid = rustix::process::getuid().as_raw();
+    let entry = passwd_entry(&read("/etc/passwd"), uid).or_else(|| passwd_entry(&getent(uid), uid));
+    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    match (entry, home) {
+        (Some(user), home) => Ok(HostUser { home: home.unwrap_or(user.home), ..user }),
+        // A container may run as a uid without a name.
+        (None, Some(home)) => {
+            let name = env::var("USER").unwrap_or_else(|_| uid.to_string());
+            Ok(HostUser { name, uid, home, comment: String::new() })
+        }
+        (None, None) => {
+            Err(Error::failed("host user", format!("uid {uid} has no entry in passwd and HOME is not set")))
         }
     }
 }
 
-/// From the password file; a user who is only known elsewhere (LDAP) from the environment.
-fn user() -> HostUser {
-    let uid = rustix::process::getuid().as_raw();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let entry = passwd
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|fields| fields.len() >= 7 && fields[2].parse() == Ok(uid));
-    let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    match entry {
-        Some(fields) => HostUser {
-            name: fields[0].to_owned(),
+/// The line of `uid` in the text of a passwd file.
+fn passwd_entry(passwd: &str, uid: u32) -> Option<HostUser> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let line_uid: u32 = fields.nth(1)?.parse().ok()?;
+        let gecos = fields.nth(1)?;
+        let home = fields.next()?;
+        (line_uid == uid && !name.is_empty()).then(|| HostUser {
+            name: name.into(),
             uid,
-            home: PathBuf::from(fields[5]),
-            comment: fields[4].split(',').next().unwrap_or_default().to_owned(),
-        },
-        None => HostUser { name: variable("USER"), uid, home: PathBuf::from(variable("HOME")), comment: String::new() },
-    }
+            home: home.into(),
+            // GECOS is a list; the name comes first.
+            comment: gecos.split(',').next().unwrap_or_default().into(),
+        })
+    })
 }
 
-fn lima_os() -> String {
-    match std::env::consts::OS {
-        "linux" => "Linux".into(),
-        "macos" => "Darwin".into(),
-        other => other.into(),
-    }
+/// Users that are not in the file (LDAP, systemd-homed) are known to `getent`; we link no NSS.
+fn getent(uid: u32) -> String {
+    let output = Command::new("getent").args(["passwd", &uid.to_string()]).stderr(Stdio::null()).output();
+    output.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn lima_arch() -> String {
-    match std::env::consts::ARCH {
-        "arm" => "armv7l".into(),
-        "powerpc64" => "ppc64le".into(),
-        "riscv64gc" => "riscv64".into(),
-        other => other.into(),
+/// Lima's name of the processor that we run on.
+fn arch() -> &'static str {
+    match env::consts::ARCH {
+        "powerpc64" => "ppc64le",
+        "arm" => "armv7l",
+        same => same,
     }
 }
 
 fn memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
-    kib.unwrap_or(0u64) * 1024
+    let kib = read("/proc/meminfo").lines().find_map(|line| {
+        let rest = line.strip_prefix("MemTotal:")?;
+        rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    kib.map_or(0, |kib| kib * 1024)
 }
 
-/// The name in /etc/timezone, or where /etc/localtime leads to.
-fn timezone() -> String {
-    let text = std::fs::read_to_string("/etc/timezone").unwrap_or_default();
-    if !text.trim().is_empty() {
-        return text.trim().to_owned();
+/// The zone's name: `/etc/timezone` holds it, `/etc/localtime` points to it.
+fn timezone(named: &str, link: Option<&Path>) -> String {
+    let named = named.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    if let Some(zone) = named {
+        return zone.to_owned();
     }
-    let target = std::fs::read_link("/etc/localtime").unwrap_or_default();
-    target.to_string_lossy().split_once("zoneinfo/").map(|(_, name)| name.to_owned()).unwrap_or_default()
+    let link = link.and_then(Path::to_str).unwrap_or_default();
+    link.split_once("zoneinfo/").map_or(String::new(), |(_, zone)| zone.to_owned())
 }
 
 fn machine_id() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    let found = ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().filter_map(|path| read(path));
-    let mut found = found.filter(|id| !id.is_empty());
-    found.next().unwrap_or_else(|| read("/proc/sys/kernel/hostname").unwrap_or_default())
+    // The last is the host name.
+    ["/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/hostname"]
+        .into_iter()
+        .map(|path| read(path).trim().to_owned())
+        .find(|id| !id.is_empty())
+        .unwrap_or_default()
+}
+
+/// The text of a file that may be missing.
+fn read(path: &str) -> String {
+    fs::read(path).map_or(String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken line\n\
+        jane:x:1001:1001:Jane Roe,Room 7,:/home/jane:/bin/zsh\n";
+
+    #[test]
+    fn this_host_can_be_told() {
+        let host = Host::detect().unwrap();
+        assert!(host.cpus >= 1);
+        assert!(host.memory > 0);
+        assert!(host.user.home.is_absolute());
+        assert!(!host.machine_id.is_empty());
+    }
+
+    #[test]
+    fn passwd_is_read_by_uid() {
+        let jane = passwd_entry(PASSWD, 1001).unwrap();
+        assert_eq!((jane.name.as_str(), jane.comment.as_str()), ("jane", "Jane Roe"));
+        assert_eq!(jane.home, Path::new("/home/jane"));
+        assert_eq!(passwd_entry(PASSWD, 7), None);
+    }
+
+    #[test]
+    fn the_time_zone_is_named_or_pointed_to() {
+        assert_eq!(timezone("Europe/Berlin\n", None), "Europe/Berlin");
+        assert_eq!(timezone("", Some(Path::new("../usr/share/zoneinfo/Asia/Tokyo"))), "Asia/Tokyo");
+        assert_eq!(timezone("\n", Some(Path::new("/somewhere/else"))), "");
+        assert_eq!(timezone("", None), "");
+    }
 }
