@@ -9,7 +9,10 @@ use crate::error::{Error, Result};
 /// A value of a built-in driver for one instance.
 type Make = fn() -> Arc<dyn Driver>;
 
-const BUILT_IN: &[(&str, Make)] = &[];
+const BUILT_IN: &[(&str, Make)] = &[
+    #[cfg(feature = "qemu")]
+    ("qemu", || Arc::new(limafs_driver_qemu::Qemu::new())),
+];
 
 /// Names of the drivers that there are.
 pub fn names() -> Vec<&'static str> {

@@ -41,6 +41,7 @@ impl Steps for Boot {
         let port = port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?;
         let driver = registry::driver(config.vm_type.as_deref().unwrap_or("qemu"))?;
         let instance = driver.configure(self.instance(config, port)).await?;
+        step(tell, &format!("checking {}", driver.info().name)).await;
         driver.validate().await?;
         driver.create().await?;
         self.make_disk(&driver, &instance.config, tell).await?;

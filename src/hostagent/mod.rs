@@ -55,7 +55,7 @@ pub fn run(home: Home, name: Name, adopt: bool) -> Result<()> {
         .build()
         .map_err(|error| Error::failed("the hostagent's runtime", error))?;
     let result = runtime.block_on(async {
-        let host = Host::gather();
+        let host = Host::detect()?;
         let steps = Arc::new(boot::Boot { home, name: name.clone(), dir: dir.clone(), host });
         live(Life { name, dir, adopt, steps, lima: Box::new(io::stdout()) }).await
     });

@@ -67,7 +67,7 @@ async fn reach(login: &Login, guest: &mut lines::Guest, push: bool, tell: &Tell)
                 Ok(session) => return session,
                 Err(fault) => last = fault,
             },
-            () = guest.sshd() => probe.now(),
+            () = guest.up() => probe.now(),
             () = sleep_until(late), if !told.late => {
                 told.late = true;
                 let why = format!("the guest is not ready after {} min: {last}", PATIENCE.as_secs() / 60);

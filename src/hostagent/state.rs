@@ -11,7 +11,9 @@
 //! A verb only sets the goal; [`reconcile`] finds the next action when no call is under way. A restart is a stop
 //! with `again` set, so that every end of a VM leads through [`finish`].
 
+mod adopt;
 mod verbs;
+mod vm;
 
 #[cfg(test)]
 mod tests;
@@ -180,8 +182,8 @@ pub fn step(machine: &Machine, event: Event) -> (Machine, Vec<Action>) {
     let mut actions = match event {
         Event::Verb(verb) => verbs::apply(&mut next, verb),
         Event::Interrupt => unanswered(verbs::apply(&mut next, Verb::Stop)),
-        Event::Adopt(found) => adopt(&mut next, found),
-        Event::Vm(event) => on_vm(&mut next, event),
+        Event::Adopt(found) => adopt::apply(&mut next, found),
+        Event::Vm(event) => vm::apply(&mut next, event),
         Event::Called(call, result) => on_called(&mut next, call, result),
         Event::Stopped(result) => on_stopped(&mut next, result),
         Event::Killed(result) => on_killed(&mut next, result),
@@ -336,92 +338,13 @@ fn settle(machine: &mut Machine, failures: Vec<String>) -> Vec<Action> {
     vec![]
 }
 
-fn on_vm(machine: &mut Machine, event: VmEvent) -> Vec<Action> {
-    match event {
-        VmEvent::Exited { clean, reason } => return on_exit(machine, clean, reason),
-        VmEvent::Unresponsive => machine.unresponsive = machine.vm,
-        VmEvent::Responsive => machine.unresponsive = false,
-        _ if !machine.is_live() => {}
-        VmEvent::Paused => return on_paused(machine),
-        VmEvent::Resumed => return on_resumed(machine),
-        VmEvent::Reset => return on_reset(machine),
-        VmEvent::Panicked => {
-            machine.panicked = true;
-            if machine.phase == Phase::Waiting {
-                return settle(machine, vec![]);
-            }
-        }
-        VmEvent::PoweringDown if machine.phase == Phase::Waiting => {
-            machine.step = Some(Step::named("the guest is powering down"));
-        }
-        VmEvent::PoweringDown | VmEvent::Boot(_) => {}
-    }
-    vec![]
-}
-
-fn on_exit(machine: &mut Machine, clean: bool, reason: String) -> Vec<Action> {
-    // While a boot is under way its own end decides.
-    if !machine.vm || matches!(machine.phase, Phase::Launching | Phase::Aborting) {
-        return vec![];
-    }
-    machine.vm = false;
-    machine.call = None;
-    if machine.is_live() && !machine.must_end() {
-        match clean {
-            true => machine.goal = Goal::Stopped,
-            false => machine.verdict = vec![format!("the VM ended: {reason}")],
-        }
-    }
-    finish(machine)
-}
-
-fn on_paused(machine: &mut Machine) -> Vec<Action> {
-    if machine.phase == Phase::Paused {
-        return vec![];
-    }
-    // Somebody paused it behind our back: that is what is wanted now.
-    if machine.call != Some(Call::Pause) && machine.goal == Goal::Running && !machine.again {
-        machine.goal = Goal::Paused;
-    }
-    machine.phase = Phase::Paused;
-    machine.step = None;
-    vec![Action::AbandonReady]
-}
-
-fn on_resumed(machine: &mut Machine) -> Vec<Action> {
-    if machine.phase != Phase::Paused {
-        return vec![];
-    }
-    if machine.call != Some(Call::Resume) && machine.goal == Goal::Paused {
-        machine.goal = Goal::Running;
-    }
-    machine.phase = if machine.settled { Phase::Up } else { Phase::Waiting };
-    match machine.settled && machine.ready || machine.must_end() {
-        true => vec![],
-        false => vec![Action::AwaitReady],
-    }
-}
-
-/// The guest boots anew: what was known of it is void.
-fn on_reset(machine: &mut Machine) -> Vec<Action> {
-    machine.ready = false;
-    machine.settled = false;
-    machine.panicked = false;
-    machine.failures.clear();
-    if machine.phase == Phase::Paused {
-        return vec![];
-    }
-    machine.phase = Phase::Waiting;
-    vec![Action::AwaitReady]
-}
-
 fn on_called(machine: &mut Machine, call: Call, result: Result<(), String>) -> Vec<Action> {
     if machine.call != Some(call) {
         return vec![];
     }
     let actions = match (call, result) {
-        (Call::Pause, Ok(())) if machine.is_live() => on_paused(machine),
-        (Call::Resume, Ok(())) if machine.is_live() => on_resumed(machine),
+        (Call::Pause, Ok(())) if machine.is_live() => vm::on_paused(machine),
+        (Call::Resume, Ok(())) if machine.is_live() => vm::on_resumed(machine),
         (_, Ok(())) => vec![],
         (call, Err(why)) => on_refused_call(machine, call, why),
     };
@@ -477,50 +400,4 @@ fn on_killed(machine: &mut Machine, result: Result<(), String>) -> Vec<Action> {
 fn unanswered(mut actions: Vec<Action>) -> Vec<Action> {
     actions.retain(|action| !matches!(action, Action::Accept | Action::Refuse(_)));
     actions
-}
-
-fn adopt(machine: &mut Machine, found: Found) -> Vec<Action> {
-    if !found.vm {
-        return adopt_nothing(machine, found);
-    }
-    *machine = Machine { phase: Phase::Up, goal: found.goal, vm: true, settled: true, ..Machine::default() };
-    match found.state {
-        State::Running => machine.ready = true,
-        State::Stopping => machine.again = found.goal != Goal::Stopped,
-        State::Paused => {
-            machine.phase = Phase::Paused;
-            machine.goal = Goal::Paused;
-            machine.ready = found.errors.is_empty();
-            machine.failures = found.errors;
-        }
-        State::Degraded => {
-            machine.goal = Goal::Running;
-            machine.failures = found.errors;
-            return vec![Action::AwaitReady];
-        }
-        _ => {
-            machine.phase = Phase::Waiting;
-            machine.goal = Goal::Running;
-            machine.settled = false;
-            return vec![Action::AwaitReady];
-        }
-    }
-    vec![]
-}
-
-fn adopt_nothing(machine: &mut Machine, found: Found) -> Vec<Action> {
-    let restarting = found.state == State::Stopping && found.goal == Goal::Running;
-    let why = match found.state {
-        State::Broken => found.errors,
-        state if !state.is_live() || !found.same_boot || found.goal == Goal::Stopped => vec![],
-        _ if restarting => return boot(machine),
-        State::Starting if !found.launched => {
-            let step = found.step.unwrap_or_else(|| "starting".into());
-            vec![format!("the hostagent was ended while {step}")]
-        }
-        _ => vec!["the VM ended while no hostagent was watching".into()],
-    };
-    machine.goal = found.goal;
-    machine.verdict = why;
-    finish(machine)
 }

@@ -18,6 +18,8 @@ const GRACE: Duration = Duration::from_secs(60);
 /// What a driver may take beyond `GRACE`.
 const SLACK: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(10);
+/// A kill is quick, but a process on a busy disk is not.
+const KILL: Duration = Duration::from_secs(30);
 const LAUNCH: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +155,7 @@ impl Actor {
     /// Ends the VM, gracefully or at once. Without a driver there is no VM.
     fn end(&mut self, slot: Slot) {
         let driver = self.driver();
-        let limit = if slot == Slot::Stop { GRACE + SLACK } else { CALL };
+        let limit = if slot == Slot::Stop { GRACE + SLACK } else { KILL };
         self.tasks.spawn(slot, async move {
             let Some(driver) = driver else { return Ok(Done::Ended(Ok(()))) };
             let doing = async {

@@ -30,7 +30,7 @@ pub fn parse(text: &str, iid: &str) -> Option<Line> {
         "sshd" => Line::Sshd,
         "session" => Line::Session,
         "done" => Line::Done { exit: exit()? },
-        "failed" => Line::Failed { exit: exit()?, name: clean(words.next()?) },
+        "failed" => Line::Failed { exit: exit()?, name: clean(&words.collect::<Vec<_>>().join(" ")) },
         _ => return None,
     })
 }
@@ -47,7 +47,7 @@ fn sentence(name: &str, exit: i32) -> String {
 }
 
 fn clean(name: &str) -> String {
-    let plain = |char: char| if char.is_ascii_alphanumeric() || "._/-".contains(char) { char } else { '?' };
+    let plain = |char: char| if char.is_ascii_alphanumeric() || "._/- ".contains(char) { char } else { '?' };
     name.chars().take(NAME_MAX).map(plain).collect()
 }
 
@@ -78,14 +78,9 @@ impl Guest {
         self.exit
     }
 
-    /// Comes back when the guest says anything that means its sshd is there. Cancel-safe.
+    /// Comes back when the guest says something that makes it worth while to try ssh now. Cancel-safe.
     pub async fn up(&mut self) {
         while matches!(self.next().await, Line::Failed { .. }) {}
-    }
-
-    /// Comes back when the guest says that its sshd listens. Cancel-safe.
-    pub async fn sshd(&mut self) {
-        while self.next().await != Line::Sshd {}
     }
 
     /// Comes back when the guest has said that its boot scripts ended. Cancel-safe: it is remembered.
@@ -130,13 +125,15 @@ mod tests {
         assert_eq!(parse("sshd iid-1", "iid-1"), Some(Line::Sshd));
         assert_eq!(parse("session iid-1", "iid-1"), Some(Line::Session));
         assert_eq!(parse("done iid-1 0", "iid-1"), Some(Line::Done { exit: 0 }));
-        let name = "provision.system/00000002".to_owned();
-        assert_eq!(parse("failed iid-1 3 provision.system/00000002", "iid-1"), Some(Line::Failed { exit: 3, name }));
+        for name in ["provision.system/00000002", "session of lima"] {
+            let line = Line::Failed { exit: 3, name: name.into() };
+            assert_eq!(parse(&format!("failed iid-1 3 {name}"), "iid-1"), Some(line));
+        }
     }
 
     #[test]
     fn other_lines_are_nothing() {
-        for text in ["", "sshd", "sshd iid-2", "done iid-1", "done iid-1 x", "failed iid-1 3", "hello iid-1"] {
+        for text in ["", "sshd", "sshd iid-2", "done iid-1", "done iid-1 x", "hello iid-1"] {
             assert_eq!(parse(text, "iid-1"), None, "{text:?}");
         }
     }
