@@ -9,6 +9,7 @@ pub mod host;
 pub mod hostagent;
 pub mod images;
 pub mod names;
+pub mod registry;
 pub mod status;
 pub mod store;
 pub mod templates;

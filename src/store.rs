@@ -25,6 +25,9 @@ pub struct Record {
     pub since: Timestamp,
     /// Boot id of the host; a record of an earlier boot has no VM.
     pub boot_id: String,
+    /// Name of the driver; empty while unknown.
+    #[serde(default)]
+    pub driver: String,
     /// The VM's process, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_pid: Option<u32>,
@@ -33,6 +36,9 @@ pub struct Record {
     pub iid: String,
     #[serde(default)]
     pub ssh_local_port: u16,
+    /// What a start or stop was waiting for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// The latest failure in full; empty when there is none.
     #[serde(default)]
     pub errors: Vec<String>,
