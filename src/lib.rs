@@ -3,8 +3,10 @@
 pub mod cidata;
 pub mod config;
 pub mod error;
+pub mod fuse;
 pub mod host;
 pub mod images;
 pub mod names;
 pub mod status;
 pub mod store;
+pub mod view;

@@ -1,11 +1,28 @@
 //! The cloud-init disk (NoCloud): what is on it, and its bytes as an ISO. Pure: no files are opened here.
+//!
+//! ```text
+//! meta-data user-data network-config      read by cloud-init
+//! boot.sh lima.env param.env util/        our boot, started by user-data's per-boot script
+//! boot.essential.Linux/ boot.Linux/       ours and the driver's, in that order
+//! provision.{dependency,data,system,user}/%08d   the user's, numbered by their place in lima.yaml
+//! ```
+//! Everything on it belongs to root and is closed to others: `env` and `param` may hold secrets.
+
+mod cloud;
+mod env;
+mod iso;
+mod provision;
+mod scripts;
 
 use std::collections::BTreeMap;
 
 use limafs_driver::Config;
+use sha2::{Digest, Sha256};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::names::Name;
+
+pub use iso::iso;
 
 /// Everything that the guest is told.
 #[derive(Debug, Clone)]
@@ -45,11 +62,62 @@ pub struct Cidata {
     pub entries: Vec<Entry>,
 }
 
-pub fn render(_guest: &Guest) -> Result<Cidata> {
-    todo!()
+/// Renders the disk's files, sorted by path. Refuses what a guest could not be told truthfully.
+pub fn render(guest: &Guest) -> Result<Cidata> {
+    // The id is part of the files, so they are made once without it. Pinned host keys change how often something
+    // is done, not what the guest is told: the first and the second boot have the same id.
+    let told = Guest { keep_host_keys: false, ..guest.clone() };
+    let iid = format!("iid-{}", hash(&entries(&told, "")?));
+    let entries = entries(guest, &iid)?;
+    Ok(Cidata { iid, entries })
 }
 
-/// An ISO 9660 image with Rock Ridge and Joliet, label `cidata`; the same bytes for the same entries.
-pub fn iso(_entries: &[Entry]) -> Result<Vec<u8>> {
-    todo!()
+impl Entry {
+    fn text(path: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { path: path.into(), mode: 0o600, bytes: text.into().into_bytes() }
+    }
+
+    fn script(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { path: path.into(), mode: 0o700, bytes: bytes.into() }
+    }
 }
+
+fn entries(guest: &Guest, iid: &str) -> Result<Vec<Entry>> {
+    if let Some(os) = guest.config.os.as_deref().filter(|os| *os != "Linux") {
+        return Err(Error::unsupported("os", format!("{os} guests are not supported yet, only Linux")));
+    }
+    let mut files = BTreeMap::new();
+    let fixed = scripts::entries().chain(scripts::of_driver(guest.boot_scripts)?);
+    let told = cloud::entries(guest, iid)?.into_iter().chain(env::entries(guest, iid)?);
+    for entry in fixed.chain(told).chain(provision::entries(guest.config)?) {
+        files.insert(entry.path.clone(), entry);
+    }
+    Ok(files.into_values().collect())
+}
+
+/// 64 bits of a hash over names, modes and bytes, as hex digits.
+fn hash(entries: &[Entry]) -> String {
+    let mut hasher = Sha256::new();
+    for Entry { path, mode, bytes } in entries {
+        hasher.update(format!("{path}\0{mode:o} {}\0", bytes.len()));
+        hasher.update(bytes);
+    }
+    hasher.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The value of a field that filling should have set.
+fn required<'a>(what: &str, value: Option<&'a str>) -> Result<&'a str> {
+    let value = value.filter(|text| !text.is_empty()).ok_or_else(|| Error::invalid(what, "is not set"))?;
+    one_line(what, value)
+}
+
+/// Refuses what would end a line of a `KEY=VALUE` file or of a table in the guest.
+fn one_line<'a>(what: &str, value: &'a str) -> Result<&'a str> {
+    if value.chars().any(|c| c.is_control() && c != '\t') {
+        return Err(Error::invalid(what, "must not contain line breaks or other control characters"));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,29 @@
 //! lima.yaml: parse, fill, validate, expand. Pure: text and values in, values and faults out; opens no file, knows no tokio.
 
-use std::path::{Path, PathBuf};
+mod deprecated;
+mod expand;
+mod fault;
+mod fill;
+mod parse;
+mod read;
+mod size;
+mod suggest;
+mod tree;
+mod validate;
+
+use std::path::PathBuf;
 
 use limafs_driver::Config;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::Name;
+
+use fill::fill;
+use parse::{Parsed, parse};
+use validate::validate;
+
+pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.
 #[derive(Debug, Clone)]
@@ -27,31 +44,23 @@ pub struct Loaded {
 }
 
 /// Parses, fills, expands and validates a whole lima.yaml. Reports every fault together, as `Error::Document`.
-pub fn load(_text: &[u8], _context: &Context) -> Result<Loaded> {
-    todo!()
+pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
+    let Parsed { config: mut written, tree, mut warnings, mut faults } = parse(text)?;
+    deprecated::move_fields(&mut written, &tree, &mut warnings);
+    let filled = fill(&written, context, &mut warnings);
+    validate(&written, &filled, &mut faults);
+    if faults.is_empty() { Ok(Loaded { written, filled, warnings }) } else { Err(faults.into_error(&tree)) }
 }
 
 /// The filled configuration as YAML.
-pub fn to_yaml(_filled: &Config) -> Result<String> {
-    todo!()
+pub fn to_yaml(filled: &Config) -> Result<String> {
+    serde_yaml::to_string(filled).map_err(|error| Error::failed("effective.yaml", error))
 }
 
 /// The template's message with its variables expanded; empty when there is none.
-pub fn message(_filled: &Config, _context: &Context, _ssh_local_port: u16) -> Result<String> {
-    todo!()
+pub fn message(filled: &Config, _context: &Context, _ssh_local_port: u16) -> Result<String> {
+    Ok(filled.message.clone().unwrap_or_default())
 }
 
-/// Bytes of a Lima size (`4GiB`, `512m`, `1.5GB`: always 1024-based).
-pub fn size(_text: &str) -> Option<u64> {
-    todo!()
-}
-
-/// Bytes as Lima prints them: `4GiB`, `1.5GiB`.
-pub fn format_size(_bytes: u64) -> String {
-    todo!()
-}
-
-/// Host path of `~`, `~/x` or an absolute path; `None` for anything else.
-pub fn expand_path(_text: &str, _home: &Path) -> Option<PathBuf> {
-    todo!()
-}
+#[cfg(test)]
+mod tests;

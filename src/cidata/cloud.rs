@@ -1,0 +1,154 @@
+//! What cloud-init itself reads: meta-data, user-data, network-config.
+//! Built as values and written by a serializer, so that no text of a user can become syntax.
+
+use limafs_driver::{Config, Mount, mount_tag};
+use serde_json::{Map, Value, json};
+
+use super::scripts::{EARLY, START, WATCH};
+use super::{Entry, Guest, env, one_line, provision, required};
+use crate::error::{Error, Result};
+
+/// Where cloud-init looks for what it runs at every boot; Lima's file, so that either tool replaces the other's.
+const PER_BOOT: &str = "/var/lib/cloud/scripts/per-boot/00-lima.boot.sh";
+
+pub fn entries(guest: &Guest, iid: &str) -> Result<[Entry; 3]> {
+    let meta = json!({ "instance-id": iid, "local-hostname": guest.name.hostname() });
+    Ok([
+        Entry::text("meta-data", yaml(&meta)?),
+        Entry::text("network-config", yaml(&network_config(guest))?),
+        Entry::text("user-data", format!("#cloud-config\n{}", yaml(&user_data(guest, iid)?)?)),
+    ])
+}
+
+fn user_data(guest: &Guest, iid: &str) -> Result<Value> {
+    let config = guest.config;
+    let mut data = Map::new();
+    data.insert("growpart".into(), json!({ "mode": "auto", "devices": ["/"] }));
+    if config.upgrade_packages == Some(true) {
+        let upgrade = ["package_update", "package_upgrade", "package_reboot_if_required"];
+        data.extend(upgrade.map(|key| (key.into(), json!(true))));
+    }
+    insert_list(&mut data, "mounts", mounts(config)?);
+    if let Some(zone) = config.timezone.as_deref().filter(|zone| !zone.is_empty()) {
+        data.insert("timezone".into(), json!(one_line("timezone", zone)?));
+    }
+    // No `default` among them: the distribution's own user is not made.
+    data.insert("users".into(), json!([user(guest)?]));
+    data.insert(
+        "write_files".into(),
+        json!([
+            { "path": PER_BOOT, "owner": "root:root", "permissions": "0755", "content": START }
+        ]),
+    );
+    if guest.keep_host_keys {
+        data.insert("ssh_deletekeys".into(), json!(false));
+    }
+    let dns = config.dns.as_deref().unwrap_or_default();
+    if !dns.is_empty() {
+        data.insert("manage_resolv_conf".into(), json!(true));
+        data.insert("resolv_conf".into(), json!({ "nameservers": dns }));
+    }
+    data.extend(ca_certs(config)?.map(|certs| ("ca_certs".into(), certs)));
+    let mut commands = vec![early(guest, iid)?];
+    commands.extend(provision::bootcmds(config)?);
+    data.insert("bootcmd".into(), json!(commands));
+    Ok(Value::Object(data))
+}
+
+fn user(guest: &Guest) -> Result<Value> {
+    let user = guest.config.user.clone().unwrap_or_default();
+    let mut made = json!({
+        "name": required("user.name", user.name.as_deref())?,
+        "uid": user.uid.ok_or_else(|| Error::invalid("user.uid", "is not set"))?,
+        "homedir": required("user.home", user.home.as_deref())?,
+        "shell": required("user.shell", user.shell.as_deref())?,
+        "lock_passwd": true,
+        "ssh_authorized_keys": guest.ssh_keys,
+    });
+    if let Some(comment) = user.comment.as_deref().filter(|comment| !comment.is_empty()) {
+        made["gecos"] = json!(one_line("user.comment", comment)?);
+    }
+    if user.passwordless_sudo.unwrap_or(true) {
+        made["sudo"] = json!("ALL=(ALL) NOPASSWD:ALL");
+    }
+    Ok(made)
+}
+
+/// The first `bootcmd`: all that it needs comes as arguments, because the disk is not mounted yet.
+fn early(guest: &Guest, iid: &str) -> Result<Value> {
+    let user = guest.config.user.clone().unwrap_or_default();
+    let name = required("user.name", user.name.as_deref())?;
+    let home = required("user.home", user.home.as_deref())?;
+    let environment = env::environment(guest)?;
+    Ok(json!(["sh", "-c", EARLY, "limafs-early", iid, guest.boot_port, name, home, WATCH, environment]))
+}
+
+/// fstab entries of the mount types that the guest mounts by itself.
+fn mounts(config: &Config) -> Result<Vec<Value>> {
+    let kind = config.mount_type.as_deref().unwrap_or_default();
+    let options: fn(&Mount) -> String = match kind {
+        "9p" => nine_p_options,
+        "virtiofs" => |mount| format!("{},nofail", access(mount)),
+        _ => return Ok(Vec::new()),
+    };
+    let mut entries = Vec::new();
+    for (index, mount) in config.mounts.iter().flatten().enumerate() {
+        let location = required(&format!("mounts[{index}].location"), mount.location.as_deref())?;
+        let point = mount.mount_point.as_deref().unwrap_or(location);
+        let point = required(&format!("mounts[{index}].mountPoint"), Some(point))?;
+        entries.push(json!([mount_tag(location, point), point, kind, options(mount), "0", "0"]));
+    }
+    Ok(entries)
+}
+
+fn nine_p_options(mount: &Mount) -> String {
+    let nine_p = mount.nine_p.clone().unwrap_or_default();
+    let version = nine_p.protocol_version.as_deref().unwrap_or("9p2000.L");
+    // Filling has put a size in; a text that is none would make the mount fail, the kernel's own default does not.
+    let msize = nine_p.msize.as_deref().and_then(crate::config::size).unwrap_or(128 * 1024);
+    let writable = mount.writable.unwrap_or(false);
+    let cache = nine_p.cache.as_deref().unwrap_or(if writable { "mmap" } else { "fscache" });
+    format!("{},trans=virtio,version={version},msize={msize},cache={cache},nofail", access(mount))
+}
+
+fn access(mount: &Mount) -> &'static str {
+    if mount.writable.unwrap_or(false) { "rw" } else { "ro" }
+}
+
+fn ca_certs(config: &Config) -> Result<Option<Value>> {
+    let Some(ca) = &config.ca_certs else { return Ok(None) };
+    if ca.files.as_ref().is_some_and(|files| !files.is_empty()) {
+        return Err(Error::unsupported("caCerts.files", "not supported yet, put the certificates into caCerts.certs"));
+    }
+    let remove = ca.remove_defaults.unwrap_or(false);
+    let certs = ca.certs.as_deref().unwrap_or_default();
+    let is_needed = remove || !certs.is_empty();
+    Ok(is_needed.then(|| json!({ "remove_defaults": remove, "trusted": certs })))
+}
+
+fn network_config(guest: &Guest) -> Value {
+    let mut card = json!({
+        "match": { "macaddress": guest.mac },
+        "set-name": "eth0",
+        "dhcp4": true,
+        "dhcp-identifier": "mac",
+        "dhcp4-overrides": { "route-metric": 200 },
+    });
+    let dns = guest.config.dns.as_deref().unwrap_or_default();
+    if !dns.is_empty() {
+        card["nameservers"] = json!({ "addresses": dns });
+    }
+    json!({ "version": 2, "ethernets": { "eth0": card } })
+}
+
+fn insert_list(data: &mut Map<String, Value>, key: &str, list: Vec<Value>) {
+    if !list.is_empty() {
+        data.insert(key.into(), Value::Array(list));
+    }
+}
+
+/// Quoted rather than folded: every reader of YAML 1.1 and 1.2 gets the same text back.
+fn yaml(value: &Value) -> Result<String> {
+    let options = serde_yaml::ser_options! { prefer_block_scalars: false };
+    serde_yaml::to_string_with_options(value, options).map_err(|error| Error::failed("cloud-config", error))
+}

@@ -1,0 +1,128 @@
+//! The `KEY=VALUE` files: lima.env, param.env, etc_environment.
+//! Read line by line in the guest and never by a shell, so that values need no quoting; they must not contain line breaks.
+
+use std::collections::BTreeMap;
+
+use limafs_driver::Config;
+
+use super::{Entry, Guest, one_line, provision, required};
+use crate::error::{Error, Result};
+
+const PROXIES: [&str; 4] = ["ftp_proxy", "http_proxy", "https_proxy", "no_proxy"];
+// What the drivers' user network looks like from the guest.
+const GATEWAY: &str = "192.168.5.2";
+const DNS: &str = "192.168.5.3";
+const ADDRESS: &str = "192.168.5.15";
+
+pub fn entries(guest: &Guest, iid: &str) -> Result<[Entry; 3]> {
+    let mut param_env = params(guest.config)?.join("\n");
+    param_env.extend((!param_env.is_empty()).then_some('\n'));
+    Ok([
+        Entry::text("lima.env", lima_env(guest, iid)?),
+        Entry::text("param.env", param_env),
+        Entry::text("etc_environment", environment(guest)?),
+    ])
+}
+
+/// `PARAM_NAME=VALUE`, in the order of names.
+pub fn params(config: &Config) -> Result<Vec<String>> {
+    let line = |(key, value): (&String, &String)| {
+        let what = format!("param.{key}");
+        is_name(key).then_some(()).ok_or_else(|| Error::invalid(&*what, "is no valid name"))?;
+        Ok(format!("PARAM_{key}={}", one_line(&what, value)?))
+    };
+    config.param.iter().flatten().map(line).collect()
+}
+
+/// What logins find in their environment, a line each: `env` and the proxies.
+pub fn environment(guest: &Guest) -> Result<String> {
+    let mut values = BTreeMap::new();
+    for (key, value) in guest.config.env.iter().flatten() {
+        let what = format!("env.{key}");
+        is_name(key).then_some(()).ok_or_else(|| Error::invalid(&*what, "is no valid name"))?;
+        values.insert(key.clone(), one_line(&what, value)?.to_owned());
+    }
+    add_proxies(&mut values, guest)?;
+    Ok(values.iter().map(|(key, value)| format!("{key}={value}\n")).collect())
+}
+
+/// The host's proxies win over `env`, lower case over upper case; both spellings are set.
+fn add_proxies(values: &mut BTreeMap<String, String>, guest: &Guest) -> Result<()> {
+    let propagate = guest.config.propagate_proxy_env.unwrap_or(true);
+    for lower in PROXIES {
+        let upper = lower.to_ascii_uppercase();
+        let of_host = [lower, &upper].into_iter().filter(|_| propagate).find_map(|key| guest.host_env.get(key));
+        let found = of_host.or_else(|| values.get(lower)).or_else(|| values.get(&upper)).cloned();
+        values.retain(|key, _| key != lower && *key != upper);
+        let Some(value) = found.filter(|value| !value.is_empty()) else { continue };
+        let value = if lower == "no_proxy" { value } else { seen_from_guest(&value) };
+        one_line(lower, &value)?;
+        values.extend([lower.to_owned(), upper].map(|key| (key, value.clone())));
+    }
+    Ok(())
+}
+
+/// A proxy on the host's loopback is at the gateway for the guest.
+fn seen_from_guest(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (user, address) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+    for local in ["localhost", "127.0.0.1", "[::1]"] {
+        if let Some(port) = address.strip_prefix(local).filter(|port| port.is_empty() || port.starts_with(':')) {
+            let separator = if scheme.is_empty() { "" } else { "://" };
+            return format!("{scheme}{separator}{user}{GATEWAY}{port}{path}");
+        }
+    }
+    url.to_owned()
+}
+
+fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
+    let config = guest.config;
+    let user = config.user.clone().unwrap_or_default();
+    let flag = |on: Option<bool>| if on.unwrap_or(false) { "1" } else { "" }.to_owned();
+    let text = |key: &str, value: Option<&str>| Ok::<_, Error>(one_line(key, value.unwrap_or_default())?.to_owned());
+    let uid = user.uid.ok_or_else(|| Error::invalid("user.uid", "is not set"))?;
+    let mut lines: Vec<(String, String)> = [
+        ("IID", iid.to_owned()),
+        ("NAME", guest.name.to_string()),
+        ("USER", required("user.name", user.name.as_deref())?.to_owned()),
+        ("UID", uid.to_string()),
+        ("COMMENT", text("user.comment", user.comment.as_deref())?),
+        ("HOME", required("user.home", user.home.as_deref())?.to_owned()),
+        ("SHELL", required("user.shell", user.shell.as_deref())?.to_owned()),
+        ("MOUNTTYPE", text("mountType", config.mount_type.as_deref())?),
+        ("GUEST_INSTALL_PREFIX", text("guestInstallPrefix", config.guest_install_prefix.as_deref())?),
+        ("UPGRADE_PACKAGES", flag(config.upgrade_packages)),
+        ("SLIRP_DNS", DNS.to_owned()),
+        ("SLIRP_GATEWAY", GATEWAY.to_owned()),
+        ("SLIRP_IP_ADDRESS", ADDRESS.to_owned()),
+        ("VMTYPE", text("vmType", config.vm_type.as_deref())?),
+        ("PLAIN", flag(config.plain)),
+        ("PASSWORDLESS_SUDO", flag(Some(user.passwordless_sudo.unwrap_or(true)))),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    lines.extend(mounts(config)?);
+    lines.extend(provision::data_env(config)?);
+    let mut text: String = lines.iter().map(|(key, value)| format!("LIMA_CIDATA_{key}={value}\n")).collect();
+    text.push_str(&format!("LIMAFS_BOOT_PORT={}\n", one_line("boot port", guest.boot_port)?));
+    Ok(text)
+}
+
+fn mounts(config: &Config) -> Result<Vec<(String, String)>> {
+    let mounts = config.mounts.as_deref().unwrap_or_default();
+    let mut lines = vec![("MOUNTS".to_owned(), mounts.len().to_string())];
+    for (index, mount) in mounts.iter().enumerate() {
+        let point = mount.mount_point.as_deref().or(mount.location.as_deref());
+        let point = required(&format!("mounts[{index}].mountPoint"), point)?;
+        lines.push((format!("MOUNTS_{index}_MOUNTPOINT"), point.to_owned()));
+    }
+    Ok(lines)
+}
+
+/// What every shell accepts as the name of a variable.
+fn is_name(key: &str) -> bool {
+    let mut bytes = key.bytes();
+    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

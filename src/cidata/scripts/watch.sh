@@ -1,0 +1,85 @@
+#!/bin/sh
+# watch.sh IID PORT USER HOME
+# Runs beside the boot. Reports to the host, over the virtio-serial port named PORT (none when empty):
+#   sshd IID       somebody listens on port 22
+#   session IID    USER can log in
+# and each line that boot.sh adds to /run/limafs/reports, up to the one that says `done`.
+
+iid=$1 port=$2 user=$3 home=$4
+run=/run/limafs
+failures=0
+pending=
+exec 3<"$run/reports"
+
+# Any listener on port 22 (hex 16, state 0A). Without starting a program: this runs ten times a second.
+ssh_listens() {
+    for table in /proc/net/tcp /proc/net/tcp6; do
+        [ -r "$table" ] || continue
+        while read -r _ address _ state _; do
+            case $address/$state in *:0016/0A) return 0 ;; esac
+        done <"$table"
+    done
+    return 1
+}
+
+can_log_in() {
+    [ ! -e /run/nologin ] && [ ! -e /etc/nologin ] && [ -s "$home/.ssh/authorized_keys" ] && id -u "$user" >/dev/null 2>&1
+}
+
+# The port's device; the kernel's own name serves where no udev makes links.
+device() {
+    if [ -e "/dev/virtio-ports/$port" ]; then
+        node=/dev/virtio-ports/$port
+        return 0
+    fi
+    for entry in /sys/class/virtio-ports/*; do
+        [ -r "$entry/name" ] || continue
+        read -r name <"$entry/name"
+        node=/dev/${entry##*/}
+        [ "$name" = "$port" ] && [ -e "$node" ] && return 0
+    done
+    return 1
+}
+
+# A write waits while nobody is connected on the host, hence the deadline.
+send() {
+    [ -n "$port" ] || return 0
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    device && timeout 1 sh -c 'printf "%s\n" "$1" >"$2"' send "$1" "$node" 2>/dev/null && return 0
+    failures=$((failures + 1))
+    [ "$failures" -lt 600 ] || exit 1
+    return 1
+}
+
+# Sends what is new in the reports, in order; a line that cannot be sent is kept for the next time.
+deliver() {
+    while [ -n "$pending" ] || IFS= read -r pending <&3; do
+        send "$pending" || return 0
+        case $pending in done\ *) exit 0 ;; esac
+        pending=
+    done
+}
+
+ticks=0
+until [ "$ticks" -ge 6000 ] || ssh_listens; do
+    sleep 0.1
+    ticks=$((ticks + 1))
+done
+[ "$ticks" -ge 6000 ] || until [ "$ticks" -ge 6000 ] || send "sshd $iid"; do
+    sleep 0.1
+    ticks=$((ticks + 1))
+done
+until [ "$ticks" -ge 6000 ] || can_log_in; do
+    sleep 0.1
+    ticks=$((ticks + 1))
+done
+if [ "$ticks" -lt 6000 ]; then
+    printf '%s\n' "$iid" >/run/lima-ssh-ready
+    printf 'session %s\n' "$iid" >>"$run/reports"
+fi
+pause=0.2
+while deliver; do
+    sleep "$pause"
+    ticks=$((ticks + 1))
+    [ "$ticks" -lt 6000 ] || pause=5
+done

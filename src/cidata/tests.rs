@@ -1,0 +1,289 @@
+use limafs_driver::{CaCerts, Mount, Provision, StringMap, User, mount_tag};
+use serde_json::{Value, json};
+
+use super::*;
+
+struct Told {
+    config: Config,
+    keys: Vec<String>,
+    keep_host_keys: bool,
+    boot_port: String,
+    scripts: BTreeMap<String, Vec<u8>>,
+    env: BTreeMap<String, String>,
+}
+
+fn told() -> Told {
+    let user = User {
+        name: Some("ada".into()),
+        comment: Some("Ada: \"Countess\", #1".into()),
+        home: Some("/home/ada.guest".into()),
+        shell: Some("/bin/bash".into()),
+        uid: Some(1000),
+        passwordless_sudo: Some(true),
+    };
+    Told {
+        config: Config { os: Some("Linux".into()), user: Some(user), ..Config::default() },
+        keys: vec!["ssh-ed25519 AAAA lima".into()],
+        keep_host_keys: false,
+        boot_port: "io.limafs.boot.0".into(),
+        scripts: BTreeMap::new(),
+        env: BTreeMap::new(),
+    }
+}
+
+impl Told {
+    fn render(&self) -> Result<Cidata> {
+        let name = Name::parse("foo.bar").unwrap();
+        render(&Guest {
+            name: &name,
+            config: &self.config,
+            ssh_keys: &self.keys,
+            keep_host_keys: self.keep_host_keys,
+            mac: "52:55:55:01:02:03",
+            boot_port: &self.boot_port,
+            boot_scripts: &self.scripts,
+            host_env: &self.env,
+        })
+    }
+
+    fn text(&self, path: &str) -> String {
+        text(&self.render().unwrap(), path)
+    }
+
+    fn user_data(&self) -> Value {
+        serde_yaml::from_str(&self.text("user-data")).unwrap()
+    }
+
+    fn provision(mut self, items: impl IntoIterator<Item = Provision>) -> Self {
+        self.config.provision = Some(items.into_iter().collect());
+        self
+    }
+}
+
+fn text(cidata: &Cidata, path: &str) -> String {
+    let entry = cidata.entries.iter().find(|entry| entry.path == path);
+    String::from_utf8(entry.unwrap_or_else(|| panic!("no {path}")).bytes.clone()).unwrap()
+}
+
+fn script(mode: &str, script: &str) -> Provision {
+    Provision { mode: Some(mode.into()), script: Some(script.into()), ..Provision::default() }
+}
+
+fn map(pairs: &[(&str, &str)]) -> StringMap {
+    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+#[test]
+fn meta_data_has_the_id_and_the_host_name() {
+    let cidata = told().render().unwrap();
+    let meta: Value = serde_yaml::from_str(&text(&cidata, "meta-data")).unwrap();
+    assert_eq!(meta, json!({ "instance-id": cidata.iid, "local-hostname": "lima-foo-bar" }));
+    assert!(cidata.iid.starts_with("iid-") && cidata.iid.len() == 20, "{}", cidata.iid);
+    assert!(text(&cidata, "lima.env").contains(&format!("LIMA_CIDATA_IID={}\n", cidata.iid)));
+}
+
+#[test]
+fn the_id_is_the_same_while_nothing_changed() {
+    assert_eq!(told().render().unwrap(), told().render().unwrap());
+}
+
+#[test]
+fn the_id_changes_with_whatever_the_guest_is_told() {
+    let id = |change: fn(&mut Told)| {
+        let mut told = told();
+        change(&mut told);
+        told.render().unwrap().iid
+    };
+    let ids = [
+        id(|_| {}),
+        id(|told| told.keys.push("ssh-ed25519 BBBB other".into())),
+        id(|told| told.config.timezone = Some("Europe/Berlin".into())),
+        id(|told| told.config.provision = Some(vec![script("system", "true")])),
+        id(|told| told.config.param = Some(map(&[("x", "1")]))),
+        id(|told| told.scripts = BTreeMap::from([("10-driver.sh".into(), b"true".to_vec())])),
+        id(|told| told.config.dns = Some(vec!["1.1.1.1".into()])),
+    ];
+    assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
+}
+
+#[test]
+fn pinned_host_keys_are_kept_under_the_same_id() {
+    let pinned = Told { keep_host_keys: true, ..told() };
+    assert_eq!(pinned.render().unwrap().iid, told().render().unwrap().iid);
+    assert_eq!(pinned.user_data()["ssh_deletekeys"], json!(false));
+    assert_eq!(told().user_data().get("ssh_deletekeys"), None);
+}
+
+#[test]
+fn user_data_makes_exactly_one_user() {
+    assert!(told().text("user-data").starts_with("#cloud-config\n"));
+    let user = json!({
+        "name": "ada",
+        "uid": 1000,
+        "homedir": "/home/ada.guest",
+        "shell": "/bin/bash",
+        "lock_passwd": true,
+        "ssh_authorized_keys": ["ssh-ed25519 AAAA lima"],
+        "gecos": "Ada: \"Countess\", #1",
+        "sudo": "ALL=(ALL) NOPASSWD:ALL",
+    });
+    assert_eq!(told().user_data()["users"], json!([user]));
+}
+
+#[test]
+fn a_user_without_passwordless_sudo_gets_no_sudo_rule() {
+    let mut told = told();
+    told.config.user.as_mut().unwrap().passwordless_sudo = Some(false);
+    assert_eq!(told.user_data()["users"][0].get("sudo"), None);
+    assert!(told.text("lima.env").contains("LIMA_CIDATA_PASSWORDLESS_SUDO=\n"));
+}
+
+#[test]
+fn provision_is_numbered_by_its_place_in_the_whole_list() {
+    let data = Provision { path: Some("/etc/x".into()), content: Some("x\n".into()), ..script("data", "") };
+    let data = Provision { script: None, ..data };
+    let told = told().provision([
+        script("boot", "echo boot"),
+        script("system", "echo system"),
+        data,
+        script("dependency", "echo dependency"),
+        script("user", "echo user"),
+        Provision { mode: None, ..script("", "echo default") },
+    ]);
+    let cidata = told.render().unwrap();
+    let paths: Vec<_> = cidata.entries.iter().filter(|entry| entry.path.starts_with("provision.")).collect();
+    let names: Vec<_> = paths.iter().map(|entry| (entry.path.as_str(), entry.mode)).collect();
+    let expected = [
+        ("provision.data/00000002", 0o600),
+        ("provision.dependency/00000003", 0o700),
+        ("provision.system/00000001", 0o700),
+        ("provision.system/00000005", 0o700),
+        ("provision.user/00000004", 0o700),
+    ];
+    assert_eq!(names, expected);
+    let env = text(&cidata, "lima.env");
+    for line in ["OVERWRITE=true", "OWNER=root:root", "PATH=/etc/x", "PERMISSIONS=644"] {
+        assert!(env.contains(&format!("LIMA_CIDATA_DATAFILE_00000002_{line}\n")), "{env}");
+    }
+}
+
+#[test]
+fn boot_scripts_are_commands_with_the_params_and_no_syntax() {
+    let nasty = "cat <<'EOF'\n$(reboot) 'quoted' \"too\" \\n\nEOF\n- yaml: [\n";
+    let mut told = told().provision([script("system", "true"), script("boot", nasty)]);
+    told.config.param = Some(map(&[("nasty", "' ; reboot # \"\t%")]));
+    let commands = told.user_data()["bootcmd"].clone();
+    let expected =
+        json!(["env", "PARAM_nasty=' ; reboot # \"\t%", "sh", "-c", scripts::STEP, "provision.boot/00000001", nasty]);
+    assert_eq!(commands[1], expected);
+    assert_eq!(commands[0][3], json!("limafs-early"));
+    assert_eq!(commands[0][5], json!("io.limafs.boot.0"));
+}
+
+#[test]
+fn modes_that_are_not_run_are_refused() {
+    for mode in ["yq", "ansible"] {
+        let error = told().provision([script("system", "true"), script(mode, "x")]).render().unwrap_err();
+        assert_eq!(error.errno(), libc::EOPNOTSUPP);
+        assert_eq!(error.to_string(), format!("provision[1].mode: `{mode}` is not supported yet"));
+    }
+}
+
+#[test]
+fn guests_other_than_linux_are_refused() {
+    let mut told = told();
+    told.config.os = Some("FreeBSD".into());
+    assert_eq!(told.render().unwrap_err().errno(), libc::EOPNOTSUPP);
+}
+
+#[test]
+fn values_that_would_break_a_line_are_refused() {
+    let changes: [fn(&mut Told); 5] = [
+        |told| told.config.env = Some(map(&[("A", "1\nLD_PRELOAD=/tmp/x")])),
+        |told| told.config.param = Some(map(&[("a", "1\nPARAM_b=2")])),
+        |told| told.config.env = Some(map(&[("A;reboot", "1")])),
+        |told| told.config.user.as_mut().unwrap().home = Some("/home/a\nb".into()),
+        |told| told.config.timezone = Some("UTC\n".into()),
+    ];
+    for change in changes {
+        let mut told = told();
+        change(&mut told);
+        let error = told.render().unwrap_err();
+        assert_eq!(error.errno(), libc::EINVAL, "{error}");
+    }
+}
+
+#[test]
+fn env_and_param_are_plain_lines() {
+    let mut told = told();
+    told.config.env = Some(map(&[("B", "two words"), ("A", "$(x)'\"")]));
+    told.config.param = Some(map(&[("p", "`x`")]));
+    assert_eq!(told.text("etc_environment"), "A=$(x)'\"\nB=two words\n");
+    assert_eq!(told.text("param.env"), "PARAM_p=`x`\n");
+}
+
+#[test]
+fn proxies_of_the_host_win_and_are_seen_from_the_guest() {
+    let mut told = told();
+    told.config.env =
+        Some(map(&[("HTTP_PROXY", "http://yaml:1"), ("https_proxy", "http://yaml:2"), ("FTP_PROXY", "")]));
+    told.env = map(&[("http_proxy", "http://u:p@localhost:3128/x"), ("NO_PROXY", "localhost"), ("SECRET", "s")]);
+    let expected = "HTTPS_PROXY=http://yaml:2\nHTTP_PROXY=http://u:p@192.168.5.2:3128/x\nNO_PROXY=localhost\n\
+                    http_proxy=http://u:p@192.168.5.2:3128/x\nhttps_proxy=http://yaml:2\nno_proxy=localhost\n";
+    assert_eq!(told.text("etc_environment"), expected);
+    told.config.propagate_proxy_env = Some(false);
+    assert!(told.text("etc_environment").contains("http_proxy=http://yaml:1\n"));
+}
+
+#[test]
+fn mounts_of_virtiofs_become_fstab_entries() {
+    let mut told = told();
+    told.config.mount_type = Some("virtiofs".into());
+    let mount = Mount { location: Some("/srv".into()), mount_point: Some("/mnt/srv".into()), ..Mount::default() };
+    told.config.mounts = Some(vec![Mount { writable: Some(true), ..mount }]);
+    let tag = mount_tag("/srv", "/mnt/srv");
+    assert_eq!(told.user_data()["mounts"], json!([[tag, "/mnt/srv", "virtiofs", "rw,nofail", "0", "0"]]));
+    assert!(told.text("lima.env").contains("LIMA_CIDATA_MOUNTS=1\nLIMA_CIDATA_MOUNTS_0_MOUNTPOINT=/mnt/srv\n"));
+}
+
+#[test]
+fn the_network_has_one_card_found_by_its_address() {
+    let mut told = told();
+    told.config.dns = Some(vec!["1.1.1.1".into()]);
+    let network: Value = serde_yaml::from_str(&told.text("network-config")).unwrap();
+    let card = &network["ethernets"]["eth0"];
+    assert_eq!(card["match"]["macaddress"], json!("52:55:55:01:02:03"));
+    assert_eq!(card["set-name"], json!("eth0"));
+    assert_eq!(card["nameservers"]["addresses"], json!(["1.1.1.1"]));
+}
+
+#[test]
+fn certificates_are_told_and_files_of_them_refused() {
+    let mut told = told();
+    told.config.ca_certs = Some(CaCerts { certs: Some(vec!["PEM\n".into()]), ..CaCerts::default() });
+    assert_eq!(told.user_data()["ca_certs"], json!({ "remove_defaults": false, "trusted": ["PEM\n"] }));
+    told.config.ca_certs = Some(CaCerts { files: Some(vec!["/x".into()]), ..CaCerts::default() });
+    assert_eq!(told.render().unwrap_err().errno(), libc::EOPNOTSUPP);
+}
+
+#[test]
+fn scripts_of_the_driver_are_on_the_disk() {
+    let mut told = told();
+    told.scripts = BTreeMap::from([("boot.Linux/10-a.sh".into(), b"a".to_vec()), ("11-b.sh".into(), b"b".to_vec())]);
+    assert_eq!(told.text("boot.Linux/10-a.sh"), "a");
+    assert_eq!(told.text("boot.Linux/11-b.sh"), "b");
+    for path in ["../x", "etc/passwd", "boot.Linux/../x", "boot.Linux/", "boot.Linux/a/b"] {
+        told.scripts = BTreeMap::from([(path.into(), Vec::new())]);
+        assert_eq!(told.render().unwrap_err().errno(), libc::EINVAL, "{path}");
+    }
+}
+
+#[test]
+fn the_scripts_pass_shellcheck() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cidata/scripts");
+    let scripts = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    match std::process::Command::new("shellcheck").arg("--shell=sh").args(scripts).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(error) => eprintln!("SKIPPED: shellcheck cannot be run: {error}"),
+    }
+}

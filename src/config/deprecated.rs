@@ -1,0 +1,43 @@
+//! Fields that Lima has renamed: read at their old place, moved to the new one, warned of.
+
+use limafs_driver::Config;
+use serde_json::{Map, Value};
+
+use super::tree::Tree;
+
+pub fn move_fields(config: &mut Config, tree: &Tree, warnings: &mut Vec<String>) {
+    if let Some(types) = config.cpu_type.take() {
+        let types = types.into_iter().map(|(arch, word)| (arch, Value::String(word))).collect();
+        move_to(config, "qemu", "cpuType", types);
+        warn(tree, "cpuType", "vmOpts.qemu.cpuType", warnings);
+    }
+    if let Some(rosetta) = config.rosetta.take() {
+        let fields = [("enabled", rosetta.enabled), ("binfmt", rosetta.bin_fmt)];
+        let fields = fields.into_iter().filter_map(|(name, switch)| Some((name.to_owned(), Value::Bool(switch?))));
+        move_to(config, "vz", "rosetta", fields.collect());
+        warn(tree, "rosetta", "vmOpts.vz.rosetta", warnings);
+    }
+}
+
+/// What is written at the new place wins.
+fn move_to(config: &mut Config, driver: &str, option: &str, fields: Map<String, Value>) {
+    let options = config.vm_opts.get_or_insert_default().entry(driver.to_owned()).or_insert(Value::Null);
+    if options.is_null() {
+        *options = Value::Object(Map::new());
+    }
+    let Value::Object(options) = options else { return };
+    let place = options.entry(option).or_insert(Value::Null);
+    if place.is_null() {
+        *place = Value::Object(Map::new());
+    }
+    if let Value::Object(place) = place {
+        for (name, value) in fields {
+            place.entry(name).or_insert(value);
+        }
+    }
+}
+
+fn warn(tree: &Tree, old: &str, new: &str, warnings: &mut Vec<String>) {
+    let at = tree.locate(old).map_or(String::new(), |at| format!("{at}: "));
+    warnings.push(format!("{at}{old}: deprecated, use {new}"));
+}

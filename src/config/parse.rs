@@ -1,0 +1,101 @@
+//! Bytes to a document: what YAML forbids or what would exhaust this machine is refused here.
+
+use limafs_driver::Config;
+
+use super::fault::Faults;
+use super::read::{Reading, read};
+use super::tree::{NULL, Node, Position, Tree};
+use crate::error::{Error, Result};
+use crate::names::LIMA_YAML;
+
+/// The largest document that is read.
+pub const MOST_BYTES: usize = 1 << 20;
+
+/// A document as it was written, with all that could not be read of it.
+pub struct Parsed {
+    pub config: Config,
+    pub tree: Tree,
+    pub warnings: Vec<String>,
+    pub faults: Faults,
+}
+
+pub fn parse(text: &[u8]) -> Result<Parsed> {
+    if text.len() > MOST_BYTES {
+        return Err(Error::TooBig { what: LIMA_YAML.into(), limit: MOST_BYTES });
+    }
+    let text = std::str::from_utf8(text).map_err(|error| not_utf8(text, error.valid_up_to()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let tree = tree(text)?;
+    let Reading { value, unknown, faults } = read::<Config>(&tree, text);
+    let mut told = Faults::default();
+    for misfit in faults {
+        told.add_at(misfit.field, misfit.at, &misfit.why);
+    }
+    let warnings = unknown
+        .into_iter()
+        .map(|key| match key.meant {
+            Some(meant) => format!("{}: {}: unknown key (did you mean {meant}?)", key.at, key.field),
+            None => format!("{}: {}: unknown key", key.at, key.field),
+        })
+        .collect();
+    Ok(Parsed { config: value, tree, warnings, faults: told })
+}
+
+fn not_utf8(text: &[u8], valid: usize) -> Error {
+    let before = &text[..valid];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let column = String::from_utf8_lossy(&before[start..]).chars().count() as u64 + 1;
+    Error::Document(vec![format!("{}: not valid UTF-8", Position { line, column })])
+}
+
+fn tree(text: &str) -> Result<Tree> {
+    match serde_yaml::from_str_with_options::<Option<Tree>>(text, options()) {
+        Ok(tree) => Ok(tree.unwrap_or(Tree { node: Node::Null, at: NULL.at, source: 0..0 })),
+        Err(error) => Err(Error::Document(vec![sentence(error.without_snippet())])),
+    }
+}
+
+/// Lima's reading of YAML, within bounds that no honest document comes near.
+fn options() -> serde_yaml::Options {
+    let budget = serde_yaml::budget! {
+        max_depth: 48,
+        max_nodes: 50_000,
+        max_events: 150_000,
+        max_aliases: 1_000,
+        max_anchors: 1_000,
+        // One too many, so that the parser and not the budget says so.
+        max_documents: 2,
+        max_total_scalar_bytes: 4 << 20,
+        max_recorded_anchor_bytes: 4 << 20,
+        max_recorded_anchor_events: 50_000,
+        max_merge_keys: 1_000,
+    };
+    let mut options = serde_yaml::options! {
+        strict_booleans: true,
+        legacy_octal_numbers: true,
+        underscored_numbers_as_strings: true,
+        non_finite_float_policy: serde_yaml::options::NonFiniteFloatPolicy::AsString,
+        with_snippet: false,
+    };
+    options.budget = budget;
+    options
+}
+
+/// The parser's words as one of our sentences.
+fn sentence(error: &serde_yaml::Error) -> String {
+    let at = error.location().map(Position::from);
+    let told = error.to_string();
+    // The parser says the place too, but after the sentence.
+    let told = told.split(" at line ").next().unwrap_or_default();
+    let why = match error {
+        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => format!("{key}: duplicate key"),
+        serde_yaml::Error::MultipleDocuments { .. } => "more than one document in the file".into(),
+        serde_yaml::Error::Budget { breach, .. } => format!("the document is too complex ({breach:?})"),
+        _ => told.to_owned(),
+    };
+    match at {
+        Some(at) => format!("{at}: {why}"),
+        None => why,
+    }
+}
