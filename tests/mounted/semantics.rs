@@ -105,8 +105,9 @@ fn f12_each_open_is_one_snapshot() -> Outcome {
     file.read_exact(&mut word)?;
     fleet.ok("echo start > foo/state; timeout 20 cat foo/wait/Running")?;
     let mut rest = String::new();
-    for byte in file.bytes() {
-        rest.push(char::from(byte?));
+    let mut byte = [0];
+    while file.read(&mut byte)? == 1 {
+        rest.push(char::from(byte[0]));
     }
     same!(format!("{}{rest}", String::from_utf8_lossy(&word)), "Stopped\n");
     same!(fleet.state("foo"), "Running");
