@@ -190,7 +190,7 @@ impl Fleet {
     /// How many processes of this fleet are neither daemon, publisher nor hostagent, nor run from here: VMs.
     pub fn vms(&self) -> usize {
         let is_ours = |pid: &u32| procs::is_alive(*pid) && procs::parent(*pid) != Some(std::process::id());
-        let is_limafs = |pid: &u32| procs::arguments(*pid).first().is_some_and(|name| name.ends_with("limafs"));
+        let is_limafs = |pid: &u32| procs::arguments(*pid).first().is_some_and(|name| name.contains("limafs"));
         self.processes().iter().filter(|pid| is_ours(pid) && !is_limafs(pid)).count()
     }
 
