@@ -35,7 +35,11 @@ pub fn run(home: &Home) -> ExitCode {
         }
     }
     let kvm = Path::new("/dev/kvm").exists();
-    let text = if kvm { "there; whether it runs a guest is tried at each start (see status)" } else { "not there: VMs run under TCG, slowly" };
+    let text = if kvm {
+        "there; whether it runs a guest is tried at each start (see status)"
+    } else {
+        "not there: VMs run under TCG, slowly"
+    };
     say(kvm, false, "/dev/kvm", text.into());
     if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -150,7 +150,8 @@ fn mount_in_background(mountpoint: &Path, allow_other: bool) -> Result<()> {
     let home = home()?;
     let log_path = home.ours("mount.log");
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&log_path).map_err(Error::io(&log_path))?;
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::io("pipe")(errno.into()))?;
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::io("pipe")(errno.into()))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("limafs").args(["mount", "--foreground", "--ready-fd", "3"]).arg(mountpoint);
     if allow_other {

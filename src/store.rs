@@ -25,6 +25,9 @@ pub struct Record {
     pub since: Timestamp,
     /// Boot id of the host; a record of an earlier boot has no VM.
     pub boot_id: String,
+    /// Name of the driver; empty while unknown.
+    #[serde(default)]
+    pub driver: String,
     /// The VM's process, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_pid: Option<u32>,
@@ -33,6 +36,9 @@ pub struct Record {
     pub iid: String,
     #[serde(default)]
     pub ssh_local_port: u16,
+    /// What a start or stop was waiting for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// The latest failure in full; empty when there is none.
     #[serde(default)]
     pub errors: Vec<String>,
@@ -73,10 +79,10 @@ pub fn create(home: &Home, name: &Name) -> Result<PathBuf> {
 
 /// Replaces lima.yaml whole, and writes `lima-version` with the first one.
 pub fn define(dir: &Path, text: &[u8]) -> Result<()> {
-    replace(&dir.join(names::LIMA_YAML), text, 0o644)?;
+    replace(&dir.join(names::LIMA_YAML), text, 0o600)?;
     let version = dir.join(names::LIMA_VERSION);
     if !version.exists() {
-        replace(&version, LIMA_COMPATIBLE.as_bytes(), 0o444)?;
+        replace(&version, LIMA_COMPATIBLE.as_bytes(), 0o400)?;
     }
     Ok(())
 }

@@ -39,13 +39,17 @@ impl DaemonLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let holder = Holder::read(home).map_or_else(|| "an unknown process".into(), |holder| holder.to_string());
+                let holder =
+                    Holder::read(home).map_or_else(|| "an unknown process".into(), |holder| holder.to_string());
                 return Err(Error::busy(home.path().display().to_string(), format!("is mounted already, by {holder}")));
             }
             Err(fs::TryLockError::Error(source)) => return Err(Error::Io { path, source }),
         }
         let text = format!("{} {}\n", std::process::id(), mountpoint.display());
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes())).map_err(Error::io(&path))?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .map_err(Error::io(&path))?;
         Ok(Self { file })
     }
 }
@@ -113,7 +117,9 @@ fn is_dead(mountpoint: &Path) -> bool {
 fn is_mounted(mountpoint: &Path) -> bool {
     let Ok(wanted) = fs::canonicalize(mountpoint) else { return false };
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().any(|line| line.split(' ').nth(4).is_some_and(|path| unescape(path) == wanted.as_os_str().as_encoded_bytes()))
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4).is_some_and(|path| unescape(path) == wanted.as_os_str().as_encoded_bytes()))
 }
 
 /// Of proc(5): space, tab, newline and backslash are three octal digits.
@@ -122,7 +128,8 @@ fn unescape(path: &str) -> Vec<u8> {
     let mut rest = path.as_bytes();
     while let [first, tail @ ..] = rest {
         let octal = (*first == b'\\').then(|| tail.get(..3)).flatten();
-        let value = octal.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| u8::from_str_radix(text, 8).ok());
+        let value =
+            octal.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| u8::from_str_radix(text, 8).ok());
         bytes.push(value.unwrap_or(*first));
         rest = if value.is_some() { &tail[3..] } else { tail };
     }
@@ -225,7 +232,10 @@ pub fn unmount(home: &Home, mountpoint: Option<&Path>) -> Result<()> {
         && fs::canonicalize(wanted).ok() != fs::canonicalize(&holder.mountpoint).ok()
         && !is_dead(wanted)
     {
-        return Err(Error::invalid(wanted.display().to_string(), format!("is not where {} is mounted; that is {holder}", home.path().display())));
+        return Err(Error::invalid(
+            wanted.display().to_string(),
+            format!("is not where {} is mounted; that is {holder}", home.path().display()),
+        ));
     }
     if let Some(path) = mountpoint.filter(|path| is_dead(path)) {
         return detach(path);
@@ -233,7 +243,8 @@ pub fn unmount(home: &Home, mountpoint: Option<&Path>) -> Result<()> {
     let Some(holder) = holder else {
         return Err(Error::failed(home.path().display().to_string(), "is not mounted"));
     };
-    let pid = rustix::process::Pid::from_raw(holder.pid).ok_or_else(|| Error::failed("mount.lock", "names no process"))?;
+    let pid =
+        rustix::process::Pid::from_raw(holder.pid).ok_or_else(|| Error::failed("mount.lock", "names no process"))?;
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)
         .map_err(|errno| Error::failed(format!("signal to pid {}", holder.pid), errno))?;
     let deadline = Instant::now() + LEAVING;

@@ -77,15 +77,21 @@ fn client(policy: &Policy) -> Result<Client> {
 }
 
 fn redirect(attempt: Attempt) -> reqwest::redirect::Action {
-    let from = attempt.previous().last().map_or("", |url| url.scheme());
-    let why = match attempt.url().scheme() {
-        _ if attempt.previous().len() > REDIRECTS_MAX => format!("more than {REDIRECTS_MAX} redirects"),
-        "https" => return attempt.follow(),
-        "http" if from == "http" => return attempt.follow(),
-        "http" => "refused a redirect from https to http".to_owned(),
-        scheme => format!("refused a redirect to scheme {scheme:?}"),
-    };
-    attempt.error(why)
+    match refusal(attempt.previous(), attempt.url()) {
+        Some(why) => attempt.error(why),
+        None => attempt.follow(),
+    }
+}
+
+/// Why a redirect is not followed.
+pub(super) fn refusal(previous: &[Url], next: &Url) -> Option<String> {
+    let from = previous.last().map_or("", |url| url.scheme());
+    match (from, next.scheme()) {
+        _ if previous.len() > REDIRECTS_MAX => Some(format!("more than {REDIRECTS_MAX} redirects")),
+        (_, "https") | ("http", "http") => None,
+        ("https", "http") => Some("refused a redirect from https to http".to_owned()),
+        (_, scheme) => Some(format!("refused a redirect to scheme {scheme:?}")),
+    }
 }
 
 /// The answer to a GET. Errors of the server (5xx) are tried again after a pause.

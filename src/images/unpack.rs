@@ -63,7 +63,7 @@ fn limit(temp: &NamedTempFile) -> Result<u64> {
     Ok(LIMIT.min(disk.f_bavail.saturating_mul(disk.f_frsize) / 10 * 9))
 }
 
-fn decoder(data: File, format: Format) -> Box<dyn AsyncRead + Send + Unpin> {
+pub(super) fn decoder(data: File, format: Format) -> Box<dyn AsyncRead + Send + Unpin> {
     // Files may be several compressed ones in a row; the rest would be lost silently without `multiple_members`.
     macro_rules! all_members {
         ($decoder:ident) => {{
@@ -80,7 +80,7 @@ fn decoder(data: File, format: Format) -> Box<dyn AsyncRead + Send + Unpin> {
     }
 }
 
-async fn write_sparse(
+pub(super) async fn write_sparse(
     mut decoder: Box<dyn AsyncRead + Send + Unpin>,
     location: &str,
     mut temp: NamedTempFile,

@@ -14,7 +14,10 @@ use super::publisher::{Publisher, Step};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Change {
     /// A file's bytes. `path` is relative to the mountpoint.
-    Content { ino: Ino, path: String },
+    Content {
+        ino: Ino,
+        path: String,
+    },
     /// An instance that appeared on disk and is to be shown; the publisher's mkdir(2) puts it into the tree.
     Appeared(String),
     /// The same for one that disappeared.

@@ -168,7 +168,10 @@ impl View {
                 Live::Agent(_) => return agent::command(&snapshot.dir, verb).await,
                 Live::None => return self.verb_at_rest(key, &snapshot, verb).await,
                 _ if Instant::now() > deadline => {
-                    return Err(Error::Timeout { what: "the hostagent's first word".into(), seconds: LEAVING.as_secs() });
+                    return Err(Error::Timeout {
+                        what: "the hostagent's first word".into(),
+                        seconds: LEAVING.as_secs(),
+                    });
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -281,7 +284,9 @@ fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
 
 fn prefixed(error: Error) -> Error {
     match error {
-        Error::Document(faults) => Error::Document(faults.into_iter().map(|fault| format!("lima.yaml: {fault}")).collect()),
+        Error::Document(faults) => {
+            Error::Document(faults.into_iter().map(|fault| format!("lima.yaml: {fault}")).collect())
+        }
         other => other,
     }
 }

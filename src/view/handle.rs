@@ -45,12 +45,28 @@ pub struct Handle {
 
 pub enum Open {
     /// A text as it was at open, or at the last read from offset 0.
-    Text { source: Source, text: Rendered },
+    Text {
+        source: Source,
+        text: Rendered,
+    },
     /// A document being written. Its bytes count when it is closed.
-    Draft { key: Key, bytes: Vec<u8>, dirty: bool, append: bool },
-    Scratch { key: Key, serial: u64, append: bool },
+    Draft {
+        key: Key,
+        bytes: Vec<u8>,
+        dirty: bool,
+        append: bool,
+    },
+    Scratch {
+        key: Key,
+        serial: u64,
+        append: bool,
+    },
     Log(GrowingFile),
-    Wait { key: Key, condition: Condition, done: bool },
+    Wait {
+        key: Key,
+        condition: Condition,
+        done: bool,
+    },
     /// The publisher's; does nothing.
     Touch,
     Directory(Arc<[DirEntry]>),

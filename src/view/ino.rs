@@ -45,9 +45,11 @@ pub enum Target {
 impl Target {
     pub fn key(&self) -> Option<Key> {
         match self {
-            Self::Instance(key) | Self::Node(key, _) | Self::WaitDir(key) | Self::Wait(key, _) | Self::Scratch(key, _) => {
-                Some(*key)
-            }
+            Self::Instance(key)
+            | Self::Node(key, _)
+            | Self::WaitDir(key)
+            | Self::Wait(key, _)
+            | Self::Scratch(key, _) => Some(*key),
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
         }
     }
@@ -90,13 +92,6 @@ impl Inodes {
     /// Forgets every number of an instance that is gone.
     pub fn forget(&mut self, key: Key) {
         self.targets.retain(|_, target| target.key() != Some(key));
-    }
-
-    /// Forgets a number that will not be asked for again.
-    pub fn drop_one(&mut self, ino: Ino) {
-        if ino != Ino::ROOT {
-            self.targets.remove(&ino);
-        }
     }
 }
 

@@ -164,7 +164,13 @@ impl View {
     }
 
     /// Gives the answer of a read that [`View::read`] said waits. Never answers while a lock is held.
-    pub fn park_read(&self, caller: Caller, fh: Fh, nonblocking: bool, answer: Box<dyn FnOnce(Result<Vec<u8>>) + Send>) {
+    pub fn park_read(
+        &self,
+        caller: Caller,
+        fh: Fh,
+        nonblocking: bool,
+        answer: Box<dyn FnOnce(Result<Vec<u8>>) + Send>,
+    ) {
         let waiting = match self.0.handles.lock().get(fh).map(|handle| &mut handle.body) {
             Some(Open::Wait { key, condition, done }) => {
                 *done = true;
@@ -236,7 +242,7 @@ impl View {
         let mut handles = self.0.handles.lock();
         let draft = match handles.get(fh).map(|handle| &mut handle.body) {
             // Cleared at once: a close of a duplicate must not commit the same bytes again.
-            Some(Open::Draft { key, bytes, dirty, .. }) if std::mem::take(dirty) => Some((*key, bytes.clone())),
+            Some(Open::Draft { key, bytes, dirty, .. }) => std::mem::take(dirty).then(|| (*key, bytes.clone())),
             _ => None,
         };
         drop(handles);

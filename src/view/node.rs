@@ -77,30 +77,10 @@ pub const INSTANCE: &[Node] = &[
         body: Body::Show(nodes::ports),
         public: true,
     },
-    Node {
-        name: "serial.log",
-        doc: "the console; grows (tail -f)",
-        body: Body::Log(names::SERIAL_LOG),
-        public: false,
-    },
-    Node {
-        name: "log",
-        doc: "the hostagent's log; grows",
-        body: Body::Log(names::HA_STDERR_LOG),
-        public: false,
-    },
-    Node {
-        name: "events",
-        doc: "what happens, as JSON lines; grows",
-        body: Body::Log(names::EVENTS),
-        public: false,
-    },
-    Node {
-        name: "error",
-        doc: "empty, or the latest failure in full",
-        body: Body::Show(nodes::error),
-        public: false,
-    },
+    Node { name: "serial.log", doc: "the console; grows (tail -f)", body: Body::Log(names::SERIAL_LOG), public: false },
+    Node { name: "log", doc: "the hostagent's log; grows", body: Body::Log(names::HA_STDERR_LOG), public: false },
+    Node { name: "events", doc: "what happens, as JSON lines; grows", body: Body::Log(names::EVENTS), public: false },
+    Node { name: "error", doc: "empty, or the latest failure in full", body: Body::Show(nodes::error), public: false },
     Node { name: "message", doc: "the template's message", body: Body::Show(nodes::message), public: false },
     Node {
         name: "ssh.config",
@@ -213,7 +193,8 @@ mod tests {
     #[test]
     fn only_what_holds_no_secret_is_shown_to_others() {
         for node in INSTANCE {
-            let secret = matches!(node.name, "lima.yaml" | "effective.yaml" | "status.json" | "message" | "log" | "serial.log");
+            let secret =
+                matches!(node.name, "lima.yaml" | "effective.yaml" | "status.json" | "message" | "log" | "serial.log");
             assert!(!(secret && node.public), "{}", node.name);
         }
     }

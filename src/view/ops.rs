@@ -179,10 +179,13 @@ impl View {
                     found.push((id.root_node().name.into(), Target::RootNode(id), Kind::File));
                 }
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
-                found.extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
+                found
+                    .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
             }
             Target::Templates => {
-                found.extend(tree.templates().into_iter().map(|(name, _)| (name.clone(), Target::Template(name), Kind::File)));
+                found.extend(
+                    tree.templates().into_iter().map(|(name, _)| (name.clone(), Target::Template(name), Kind::File)),
+                );
             }
             Target::Instance(key) => {
                 for id in NodeId::all() {
@@ -446,7 +449,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             let file = tree.instance(*key)?.scratch.by_name(name);
             file.map(|file| Target::Scratch(*key, file.serial)).ok_or_else(|| missing(name))
         }
-        Target::WaitDir(key) => Condition::parse(name).map(|what| Target::Wait(*key, what)).ok_or_else(|| missing(name)),
+        Target::WaitDir(key) => {
+            Condition::parse(name).map(|what| Target::Wait(*key, what)).ok_or_else(|| missing(name))
+        }
         _ => Err(not_a_directory()),
     }
 }

@@ -166,7 +166,9 @@ impl Snapshot {
                 (Definition::Draft, _) => State::Uninitialized,
                 (Definition::Invalid { .. }, _) => State::Broken,
                 // A live state without a hostagent is a record that nobody could take up any more.
-                (_, Some(record)) if record.state == State::Broken || record.state.is_live() && self.is_record_of_this_boot() => {
+                (_, Some(record))
+                    if record.state == State::Broken || record.state.is_live() && self.is_record_of_this_boot() =>
+                {
                     State::Broken
                 }
                 _ => State::Stopped,
@@ -183,7 +185,9 @@ impl Snapshot {
             Live::Agent(status) => status.goal,
             Live::Spawning { .. } | Live::Foreign { .. } => Goal::Running,
             Live::Lost => self.record.as_ref().map_or(Goal::Running, |record| record.goal),
-            Live::None => self.record.as_ref().filter(|record| record.state == State::Broken).map_or(Goal::Stopped, |r| r.goal),
+            Live::None => {
+                self.record.as_ref().filter(|record| record.state == State::Broken).map_or(Goal::Stopped, |r| r.goal)
+            }
         }
     }
 
@@ -204,7 +208,9 @@ impl Snapshot {
         match (&self.live, &self.definition) {
             (Live::Agent(status), _) => status.errors.clone(),
             (Live::None, Definition::Invalid { faults, .. }) => vec![faults.clone()],
-            (Live::None | Live::Lost, _) => self.record.as_ref().map(|record| record.errors.clone()).unwrap_or_default(),
+            (Live::None | Live::Lost, _) => {
+                self.record.as_ref().map(|record| record.errors.clone()).unwrap_or_default()
+            }
             _ => Vec::new(),
         }
     }

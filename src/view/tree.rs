@@ -244,9 +244,7 @@ impl Tree {
             // An instance that was just removed is left out.
             let _ = self.snapshot(key, host);
         }
-        let text = nodes::list(
-            self.names.values().filter_map(|key| self.instances.get(key)?.snapshot.as_deref()),
-        );
+        let text = nodes::list(self.names.values().filter_map(|key| self.instances.get(key)?.snapshot.as_deref()));
         let now = SystemTime::now();
         let mut rendered = self.list.take().map_or_else(|| Rendered::new(&text, now), |(_, rendered)| rendered);
         rendered.replace(text.as_bytes().into(), now);

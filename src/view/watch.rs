@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ impl Watch {
         watch.add(&home, mask, Watched::Home).map_err(Error::io(&home))?;
         let events = view.0.home.ours(names::ROOT_EVENTS);
         // The file appears with the first event; until then there is nothing to announce.
-        let _ = std::fs::OpenOptions::new().append(true).create(true).open(&events);
+        let _ = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&events);
         let _ = watch.add(&events, WatchMask::MODIFY, Watched::Events);
         let what = watch.what.clone();
         std::thread::Builder::new()
@@ -68,7 +69,8 @@ impl View {
     pub(super) fn watch(&self, key: Key, name: &Name) {
         let Some(watch) = self.0.fleet.watch.get() else { return };
         let dir = self.0.home.path().join(name.as_str());
-        let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
+        let mask =
+            WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
         if let Err(error) = watch.add(&dir, mask, Watched::Instance(key)) {
             tracing::warn!("{}: changes by others will not be seen: {error}", dir.display());
         }

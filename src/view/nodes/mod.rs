@@ -44,9 +44,10 @@ pub fn effective(snapshot: &Snapshot) -> String {
 /// `tcp 127.0.0.1:60022 127.0.0.1:22 forwarding`
 pub fn ports(snapshot: &Snapshot) -> String {
     let forwards = snapshot.status().map(|status| status.forwards.as_slice()).unwrap_or_default();
-    forwards.iter().map(|forward| {
-        format!("{} {} {} {}\n", forward.proto, forward.host, forward.guest, forward.state)
-    }).collect()
+    forwards
+        .iter()
+        .map(|forward| format!("{} {} {} {}\n", forward.proto, forward.host, forward.guest, forward.state))
+        .collect()
 }
 
 /// The latest of: a refused write, why the instance is broken or degraded.

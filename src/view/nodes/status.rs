@@ -28,7 +28,8 @@ pub fn status(snapshot: &Snapshot) -> String {
         let config = &loaded.filled;
         line("driver", config.vm_type.as_deref().unwrap_or_default());
         if let Some(accelerator) = agent.and_then(|status| status.accelerator.as_ref()) {
-            let reason = if accelerator.reason.is_empty() { String::new() } else { format!(" ({})", accelerator.reason) };
+            let reason =
+                if accelerator.reason.is_empty() { String::new() } else { format!(" ({})", accelerator.reason) };
             line("accelerator", &format!("{}{reason}", accelerator.name));
         }
         line("arch", config.arch.as_deref().unwrap_or_default());
