@@ -39,7 +39,9 @@ fn main() -> ExitCode {
     let trial = libtest_mimic::Trial::test("the_tree_does_what_the_model_does", || {
         let config = Config { cases: cases(), max_shrink_iters: 12, failure_persistence: None, ..Config::default() };
         let operations = proptest::collection::vec(operation(), 25);
-        TestRunner::new(config).run(&operations, |operations| World::new().play(&operations)).map_err(|error| error.to_string().into())
+        TestRunner::new(config)
+            .run(&operations, |operations| World::new().play(&operations))
+            .map_err(|error| error.to_string().into())
     });
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), vec![trial]).exit_code()
 }
@@ -87,7 +89,9 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 fn text(document: Document) -> String {
     match document {
-        Document::Valid(cpus) => format!("# {cpus}\nvmType: fake\nimages: [{{location: /etc/hostname}}]\ncpus: {cpus}\n"),
+        Document::Valid(cpus) => {
+            format!("# {cpus}\nvmType: fake\nimages: [{{location: /etc/hostname}}]\ncpus: {cpus}\n")
+        }
         Document::Invalid => "cpus: many\n".into(),
     }
 }
@@ -272,7 +276,9 @@ impl World {
     }
 
     fn kill_vm(&self, name: &str) {
-        kill(store::record(&self.instance_dir(name)).filter(|r| r.state.is_live()).and_then(|record| record.driver_pid));
+        kill(
+            store::record(&self.instance_dir(name)).filter(|r| r.state.is_live()).and_then(|record| record.driver_pid),
+        );
     }
 
     /// Waits until the tree shows what the model says; a difference that stays is a failure.
@@ -284,7 +290,8 @@ impl World {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let logs: Vec<_> = NAMES.iter().map(|name| (name, agent::last_words(&self.instance_dir(name)))).collect();
+                let logs: Vec<_> =
+                    NAMES.iter().map(|name| (name, agent::last_words(&self.instance_dir(name)))).collect();
                 let errors: Vec<_> = NAMES.iter().map(|name| self.read(name, "error")).collect();
                 return Err(TestCaseError::fail(format!(
                     "after {after:?}\nthe model says {:?}\nthe tree shows {shown:?}\nerrors {errors:?}\nlogs {logs:?}",
