@@ -61,9 +61,25 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     }
 }
 
+/// Whether an instance that has a disk can become `new`. Both are filled.
+pub fn check_change(old: &Config, new: &Config) -> Result<()> {
+    if old.vm_type != new.vm_type {
+        return Err(Error::invalid("vmType", "cannot be changed for an existing instance"));
+    }
+    let bytes = |config: &Config| config.disk.as_deref().and_then(size).unwrap_or_default();
+    let (before, after) = (bytes(old), bytes(new));
+    if after < before {
+        let why = format!("shrinking the disk ({} -> {}) is not supported", format_size(before), format_size(after));
+        return Err(Error::invalid("disk", why));
+    }
+    Ok(())
+}
+
 /// The filled configuration as YAML.
 pub fn to_yaml(filled: &Config) -> Result<String> {
-    serde_yaml::to_string(filled).map_err(|error| Error::failed("effective.yaml", error))
+    // Folding would break long lines of scripts for the reader's eye.
+    let options = serde_yaml::ser_options! { folded_wrap_chars: usize::MAX };
+    serde_yaml::to_string_with_options(filled, options).map_err(|error| Error::failed("effective.yaml", error))
 }
 
 #[cfg(test)]

@@ -73,6 +73,8 @@ fn yaml_itself_is_told_with_its_place() {
         ("a: b: c", "line 1, column 5: "),
         ("cpus: 1\n---\ncpus: 2\n", "line 3, column 1: more than one document"),
         ("a: &a [*a]", "line 1, column 8: "),
+        ("{~: a}", "line 1, column 2: a key must be text"),
+        ("? [a]\n: b", "line 1, column 3: a key must be text"),
         ("\u{feff}cpu: 'x", "line 1, column 6: unclosed quote"),
     ] {
         let fault = fault(text);
@@ -116,6 +118,14 @@ fn anchors_aliases_and_merge_keys_are_resolved() {
     let mounts = config.mounts.unwrap();
     assert_eq!(mounts[0], mounts[1]);
     assert_eq!((mounts[2].location.as_deref(), mounts[2].writable), (Some("/b"), Some(true)));
+}
+
+#[test]
+fn numbers_keep_their_text_behind_aliases_and_other_alphabets() {
+    let config =
+        written("env: &e {A: \u{e9}\u{1f440}, B: &n 0644, C: *n, D: 1.10}\r\nparam:\r\n  <<: *e\r\n  E: 1_0\r\n");
+    let param: Vec<_> = config.param.unwrap().into_values().collect();
+    assert_eq!(param, ["\u{e9}\u{1f440}", "0644", "0644", "1.10", "1_0"]);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::config::size;
 
 pub const ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "ppc64le", "riscv64", "s390x"];
 const SYSTEMS: &[&str] = &["Linux", "Darwin", "FreeBSD", "Windows"];
+/// QEMU's own bound for its largest machine.
+const MOST_CPUS: i64 = 4096;
 const TPM_ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "riscv64"];
 
 pub fn check(config: &Config, faults: &mut Remarks) {
@@ -23,8 +25,8 @@ pub fn check(config: &Config, faults: &mut Remarks) {
         faults.add("os", "Windows needs vmType qemu and arch x86_64 or aarch64");
     }
     identifier(faults, "vmType".into(), text(&config.vm_type));
-    if config.cpus.is_none_or(|cpus| cpus < 1) {
-        faults.add("cpus", "must be at least 1");
+    if config.cpus.is_none_or(|cpus| !(1..=MOST_CPUS).contains(&cpus)) {
+        faults.add("cpus", format!("must be from 1 to {MOST_CPUS}"));
     }
     for (field, value) in [("memory", &config.memory), ("disk", &config.disk)] {
         match size(text(value)) {
@@ -48,7 +50,7 @@ fn versions(config: &Config, faults: &mut Remarks) {
         match Version::parse(minimum) {
             None => faults.add("minimumLimaVersion", format!("must be a semver value such as 2.0.0, not {minimum:?}")),
             Some(version) if version > LIMA => {
-                faults.add("minimumLimaVersion", format!("requires Lima {version}, this is equal to Lima {LIMA}"));
+                faults.add("minimumLimaVersion", format!("requires Lima {version}, limafs does what Lima {LIMA} does"));
             }
             Some(_) => {}
         }
