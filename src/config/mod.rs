@@ -54,11 +54,13 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     if let Err(error) = message(&filled, context, 0) {
         warnings.add("message", error.to_string());
     }
+    let warnings = warnings.into_lines(&tree);
     if faults.is_empty() {
-        Ok(Loaded { written, filled, warnings: warnings.into_lines(&tree) })
-    } else {
-        Err(Error::Document(faults.into_lines(&tree)))
+        return Ok(Loaded { written, filled, warnings });
     }
+    // What is missing may be there under a misspelt key, so the warnings belong to the answer.
+    let warnings = warnings.into_iter().map(|warning| format!("warning: {warning}"));
+    Err(Error::Document(faults.into_lines(&tree).into_iter().chain(warnings).collect()))
 }
 
 /// Whether an instance that has a disk can become `new`. Both are filled.

@@ -63,15 +63,15 @@ fn tree(text: &str) -> Result<Tree> {
 fn options() -> serde_yaml::Options {
     let budget = serde_yaml::budget! {
         max_depth: 48,
-        max_nodes: 50_000,
-        max_events: 150_000,
+        max_nodes: 20_000,
+        max_events: 60_000,
         max_aliases: 1_000,
         max_anchors: 1_000,
         // One too many, so that the parser and not the budget says so.
         max_documents: 2,
         max_total_scalar_bytes: 4 << 20,
         max_recorded_anchor_bytes: 4 << 20,
-        max_recorded_anchor_events: 50_000,
+        max_recorded_anchor_events: 20_000,
         max_merge_keys: 1_000,
     };
     let mut options = serde_yaml::options! {

@@ -54,6 +54,18 @@ fn unknown_keys_are_warnings_with_a_suggestion() {
 }
 
 #[test]
+fn a_refused_document_is_told_of_its_unknown_keys_too() {
+    let faults = fault("image: [{location: /}]\n");
+    assert_eq!(faults, "images must be set\nwarning: line 1, column 1: image: unknown key (did you mean images?)");
+}
+
+#[test]
+fn options_of_drivers_are_maps() {
+    assert_refused("vmOpts: {qemu: 5}", &["line 1, column 10: vmOpts.qemu: expected a map"]);
+    accepted("vmOpts: {qemu: ~}");
+}
+
+#[test]
 fn free_maps_know_every_key() {
     assert_eq!(
         accepted("env: {FOO: 1}\nvmOpts: {mine: {x: [1]}}\nosOpts: {Windows: {a: b}}").warnings,

@@ -15,6 +15,7 @@ const TPM_ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "riscv64"];
 
 pub fn check(config: &Config, faults: &mut Remarks) {
     versions(config, faults);
+    options(config, faults);
     if config.base.as_ref().is_some_and(|base| !base.is_empty()) {
         faults.add("base", "base must be empty, other documents cannot be built upon yet");
     }
@@ -43,6 +44,17 @@ pub fn check(config: &Config, faults: &mut Remarks) {
     }
     let interface = config.audio.as_ref().and_then(|audio| audio.interface.as_deref());
     one_of(faults, "audio.interface", interface.filter(|word| !word.is_empty()), &["hda", "virtio"]);
+}
+
+/// Drivers expect maps, and so does whoever merges documents.
+fn options(config: &Config, faults: &mut Remarks) {
+    let of_drivers = config.vm_opts.iter().flatten().map(|option| ("vmOpts", option));
+    let of_systems = config.os_opts.iter().flatten().map(|option| ("osOpts", option));
+    for (field, (name, value)) in of_drivers.chain(of_systems) {
+        if !value.is_object() && !value.is_null() {
+            faults.add(format!("{field}.{name}"), "expected a map");
+        }
+    }
 }
 
 fn versions(config: &Config, faults: &mut Remarks) {
