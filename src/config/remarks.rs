@@ -26,14 +26,19 @@ impl Remarks {
     pub fn add(&mut self, field: impl Into<String>, why: impl AsRef<str>) {
         let field = field.into();
         let sentence = format!("{field}: {}", why.as_ref());
-        self.push(Remark { field, sentence, at: None });
+        self.say(field, sentence);
     }
 
     /// `FIELD must be set`
     pub fn must_be_set(&mut self, field: impl Into<String>) {
         let field = field.into();
         let sentence = format!("{field} must be set");
-        self.push(Remark { field, sentence, at: None });
+        self.say(field, sentence);
+    }
+
+    /// A sentence that names the field by itself.
+    pub fn say(&mut self, field: impl Into<String>, sentence: impl Into<String>) {
+        self.push(Remark { field: field.into(), sentence: sentence.into(), at: None });
     }
 
     /// For a place that is known better than by the field.

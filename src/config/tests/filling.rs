@@ -162,5 +162,6 @@ fn deprecated_fields_are_moved_and_warned_of() {
     assert_eq!(options["qemu"]["cpuType"], serde_json::json!({"aarch64": "b", "x86_64": "max"}));
     assert_eq!(options["vz"]["rosetta"]["enabled"], true);
     assert_eq!(loaded.warnings[0], "line 1, column 1: cpuType: deprecated, use vmOpts.qemu.cpuType");
+    assert!(accepted("cpuType: {}\nrosetta: {enabled: ~}").warnings.is_empty());
     assert_eq!(loaded.warnings[1], "line 3, column 1: rosetta: deprecated, use vmOpts.vz.rosetta");
 }

@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn any_values_of_free_maps_round_trip(env in prop::collection::btree_map("[A-Z]{1,3}", ".*", 0..4)) {
+    fn any_values_of_free_maps_round_trip(env in prop::collection::btree_map("[A-Z]{1,3}", prop_oneof![".*", "[ \n\r\ta-c0-9:#|>'\"~-]{0,20}"], 0..4)) {
         let config = Config { env: Some(env.clone()), ..Config::default() };
         let yaml = to_yaml(&config).unwrap();
         prop_assert_eq!(parse(yaml.as_bytes()).unwrap().config.env.unwrap_or_default(), env, "{}", yaml);
