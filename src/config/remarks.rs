@@ -5,6 +5,9 @@ use super::tree::{Position, Tree};
 /// More lines than this help nobody.
 const MOST_LINES: usize = 50;
 
+/// In characters. A sentence quotes what was written, which may be long.
+const LONGEST_LINE: usize = 400;
+
 /// Remarks on one document.
 #[derive(Debug, Default)]
 pub struct Remarks {
@@ -52,7 +55,11 @@ impl Remarks {
         self.closed.push(field);
     }
 
-    fn push(&mut self, remark: Remark) {
+    fn push(&mut self, mut remark: Remark) {
+        if let Some((end, _)) = remark.sentence.char_indices().nth(LONGEST_LINE) {
+            remark.sentence.truncate(end);
+            remark.sentence.push_str("...");
+        }
         if !self.closed.iter().any(|closed| is_within(&remark.field, closed)) {
             self.list.push(remark);
         }

@@ -132,7 +132,7 @@ fn the_message_is_a_template_of_the_instance() {
     assert_eq!(message(&filled, &context, 60022).unwrap(), "export X=/h/foo/sock/foo 60022 Running /h 4\n");
     assert_eq!(message(&accepted("").filled, &context, 1).unwrap(), "");
     let loaded = accepted("message: '{{bad}}'");
-    assert!(loaded.warnings[0].starts_with("line 1, column 1: message: "), "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].starts_with("line 1, column 1: message: template line 1: "), "{:?}", loaded.warnings);
     assert!(message(&loaded.filled, &context, 1).is_err());
 }
 
