@@ -1,5 +1,7 @@
 //! The fake driver does what it is told, and nothing of it outlives its VM.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::time::Duration;
 

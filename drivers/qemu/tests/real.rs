@@ -1,5 +1,7 @@
 //! A real QEMU with a boot sector for a guest: what no command line and no fake can prove.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -298,4 +300,27 @@ async fn an_outsider_may_pause_the_vm_through_limas_socket() {
     assert!(greeting.contains("QMP"));
     assert_eq!(event(&mut vm).await, VmEvent::Paused);
     bench.qemu.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_vm_that_lima_started_is_taken_up() {
+    let Some(bench) = Bench::new(SLEEP).await else { return };
+    let path = |name: &str| bench.dir().join(name).to_string_lossy().into_owned();
+    let chardev = format!("socket,id=char-qmp,path={},server=on,wait=off", path("qmp.sock").replace(',', ",,"));
+    let mut limas = Command::new("qemu-system-x86_64")
+        .args(["-machine", "none", "-accel", "tcg", "-display", "none", "-chardev", &chardev])
+        .args(["-qmp", "chardev:char-qmp", "-name", "lima-bench", "-pidfile", &path("qemu.pid")])
+        .spawn()
+        .unwrap();
+    until(|| bench.dir().join("qemu.pid").exists(), "qemu.pid").await;
+    let mut vm = bench.qemu.attach().await.unwrap().expect("it runs");
+    assert_eq!(vm.pid, Some(limas.id()));
+    assert_eq!(vm.accelerator.as_ref().unwrap().name, "tcg");
+    bench.qemu.pause().await.unwrap();
+    assert_eq!(event(&mut vm).await, VmEvent::Paused);
+    bench.qemu.kill().await.unwrap();
+    assert!(!exit(&mut vm).await.0);
+    // Reaped by the driver already, since it is our child.
+    assert!(limas.wait().is_err());
+    bench.assert_clean();
 }
