@@ -116,8 +116,7 @@ async fn accept(
             sessions.spawn(stay_mute(stream, first_closed.take()));
             continue;
         }
-        let handler =
-            Handler { manners: manners.clone(), counts: Arc::clone(&counts), released: released.clone() };
+        let handler = Handler { manners: manners.clone(), counts: Arc::clone(&counts), released: released.clone() };
         let config = Arc::clone(&config);
         sessions.spawn(async move {
             if let Ok(session) = server::run_stream(config, stream, handler).await {
