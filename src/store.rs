@@ -79,10 +79,10 @@ pub fn create(home: &Home, name: &Name) -> Result<PathBuf> {
 
 /// Replaces lima.yaml whole, and writes `lima-version` with the first one.
 pub fn define(dir: &Path, text: &[u8]) -> Result<()> {
-    replace(&dir.join(names::LIMA_YAML), text, 0o644)?;
+    replace(&dir.join(names::LIMA_YAML), text, 0o600)?;
     let version = dir.join(names::LIMA_VERSION);
     if !version.exists() {
-        replace(&version, LIMA_COMPATIBLE.as_bytes(), 0o444)?;
+        replace(&version, LIMA_COMPATIBLE.as_bytes(), 0o400)?;
     }
     Ok(())
 }

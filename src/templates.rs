@@ -1,0 +1,4 @@
+use crate::names::Home;
+pub fn all(_: &Home) -> Vec<(String, String)> {
+    vec![]
+}
