@@ -38,12 +38,18 @@ fn main() -> ExitCode {
     }
     let trial = libtest_mimic::Trial::test("the_tree_does_what_the_model_does", || {
         let config = Config { cases: cases(), max_shrink_iters: 12, failure_persistence: None, ..Config::default() };
-        let operations = proptest::collection::vec(operation(), 25);
+        // Two instances run before the random part: most of what can go wrong needs one that does.
+        let operations =
+            proptest::collection::vec(operation(), 40).prop_map(|random| [running(0), running(1), random].concat());
         TestRunner::new(config)
             .run(&operations, |operations| World::new().play(&operations))
             .map_err(|error| error.to_string().into())
     });
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), vec![trial]).exit_code()
+}
+
+fn running(name: usize) -> Vec<Operation> {
+    vec![Operation::Make(name), Operation::Define(name, Document::Valid(1)), Operation::Verb(name, Verb::Start)]
 }
 
 fn cases() -> u32 {
@@ -79,9 +85,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (name(), name()).prop_map(|(from, to)| Operation::Move(from, to)),
         4 => (name(), document).prop_map(|(name, document)| Operation::Define(name, document)),
         1 => (name(), any::<bool>()).prop_map(|(name, on)| Operation::Protect(name, on)),
-        9 => (name(), verb).prop_map(|(name, verb)| Operation::Verb(name, verb)),
-        3 => name().prop_map(|name| Operation::Verb(name, Verb::Start)),
-        2 => name().prop_map(Operation::KillAgent),
+        1 => name().prop_map(|name| Operation::Define(name, Document::Valid(2))),
+        12 => (name(), verb).prop_map(|(name, verb)| Operation::Verb(name, verb)),
+        8 => name().prop_map(|name| Operation::Verb(name, Verb::Start)),
+        4 => name().prop_map(Operation::KillAgent),
         1 => name().prop_map(Operation::KillVm),
         2 => Just(Operation::Remount),
     ]
@@ -109,6 +116,8 @@ struct World {
     runtime: tokio::runtime::Runtime,
     view: View,
     model: BTreeMap<&'static str, Expected>,
+    /// The latest sentence.
+    refusal: String,
 }
 
 fn start_view(dir: &std::path::Path, runtime: &tokio::runtime::Runtime) -> View {
@@ -122,14 +131,14 @@ impl World {
         let dir = tempfile::Builder::new().prefix("lm").tempdir_in("/tmp").expect("a directory");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let view = start_view(dir.path(), &runtime);
-        Self { dir, runtime, view, model: BTreeMap::new() }
+        Self { dir, runtime, view, model: BTreeMap::new(), refusal: String::new() }
     }
 
     fn play(mut self, operations: &[Operation]) -> std::result::Result<(), TestCaseError> {
         for operation in operations {
             let expected = self.predict(operation);
             let errno = self.perform(operation);
-            prop_assert_eq!(errno, expected, "{:?} in {:?}", operation, self.model);
+            prop_assert_eq!(errno, expected, "{:?} ({}) in {:?}", operation, self.refusal, self.model);
             self.compare(operation)?;
         }
         Ok(())
@@ -225,11 +234,20 @@ impl World {
                 Ok(())
             }
             Operation::Remount => {
+                // All that the old tree was doing ends with its runtime, as it would with its process.
+                let fresh = tokio::runtime::Runtime::new().expect("a runtime");
+                std::mem::replace(&mut self.runtime, fresh).shutdown_background();
                 self.view = start_view(self.dir.path(), &self.runtime);
                 Ok(())
             }
         };
-        done.map_or_else(|error| error.errno(), |()| 0)
+        match done {
+            Ok(()) => 0,
+            Err(error) => {
+                self.refusal = error.to_string();
+                error.errno()
+            }
+        }
     }
 
     fn finish<T: Send + 'static>(&self, outcome: Outcome<T>) -> Result<T> {
