@@ -52,7 +52,7 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     let filled = fill(&written, context, &mut warnings);
     validate(&written, &filled, &mut faults, &mut warnings);
     if let Err(error) = message(&filled, context, 0) {
-        warnings.add("message", error.to_string());
+        warnings.say("message", error.to_string());
     }
     let warnings = warnings.into_lines(&tree);
     if faults.is_empty() {

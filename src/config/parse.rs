@@ -20,6 +20,7 @@ pub struct Parsed {
     pub faults: Remarks,
 }
 
+/// The schema's types of a document, and the remarks on what did not fit them. Fails where there is no document at all.
 pub fn parse(text: &[u8]) -> Result<Parsed> {
     if text.len() > MOST_BYTES {
         return Err(Error::TooBig { what: LIMA_YAML.into(), limit: MOST_BYTES });
@@ -92,7 +93,9 @@ fn sentence(error: &serde_yaml::Error) -> String {
     // The parser says the place too, but after the sentence.
     let told = told.split(" at line ").next().unwrap_or_default();
     let why = match error {
-        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => format!("{key}: duplicate key"),
+        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("{}: duplicate key", key.chars().take(100).collect::<String>())
+        }
         serde_yaml::Error::MultipleDocuments { .. } => "more than one document in the file".into(),
         // Only keys are asked for as text here; values may be anything.
         serde_yaml::Error::NullIntoString { .. } | serde_yaml::Error::Unexpected { expected: "string scalar", .. } => {

@@ -290,7 +290,8 @@ fn b34_a_tpm_needs_its_processor() {
 
 #[test]
 fn b35_a_base_is_never_stored() {
-    assert_refused("base: template:default", &["base must be empty"]);
+    let fault = load_text("base: template:default").unwrap_err().to_string();
+    assert_eq!(fault, "line 1, column 1: base must be empty, limafs cannot build upon other documents yet");
     assert_refused("base: [{url: a}, b]", &["base must be empty"]);
     accepted("base: []");
 }

@@ -132,7 +132,7 @@ fn the_message_is_a_template_of_the_instance() {
     assert_eq!(message(&filled, &context, 60022).unwrap(), "export X=/h/foo/sock/foo 60022 Running /h 4\n");
     assert_eq!(message(&accepted("").filled, &context, 1).unwrap(), "");
     let loaded = accepted("message: '{{bad}}'");
-    assert!(loaded.warnings[0].starts_with("line 1, column 1: message: "), "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].starts_with("line 1, column 1: message: template line 1: "), "{:?}", loaded.warnings);
     assert!(message(&loaded.filled, &context, 1).is_err());
 }
 
@@ -162,5 +162,6 @@ fn deprecated_fields_are_moved_and_warned_of() {
     assert_eq!(options["qemu"]["cpuType"], serde_json::json!({"aarch64": "b", "x86_64": "max"}));
     assert_eq!(options["vz"]["rosetta"]["enabled"], true);
     assert_eq!(loaded.warnings[0], "line 1, column 1: cpuType: deprecated, use vmOpts.qemu.cpuType");
+    assert!(accepted("cpuType: {}\nrosetta: {enabled: ~}").warnings.is_empty());
     assert_eq!(loaded.warnings[1], "line 3, column 1: rosetta: deprecated, use vmOpts.vz.rosetta");
 }

@@ -17,7 +17,11 @@ pub fn check(config: &Config, faults: &mut Remarks) {
     versions(config, faults);
     options(config, faults);
     if config.base.as_ref().is_some_and(|base| !base.is_empty()) {
-        faults.add("base", "base must be empty, other documents cannot be built upon yet");
+        faults.say("base", "base must be empty, limafs cannot build upon other documents yet");
+        // They may well be in the base.
+        if config.images.as_ref().is_none_or(|images| images.is_empty()) {
+            faults.close("images".into());
+        }
     }
     one_of(faults, "os", config.os.as_deref(), SYSTEMS);
     one_of(faults, "arch", config.arch.as_deref(), ARCHS);
