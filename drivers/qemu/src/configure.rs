@@ -9,7 +9,7 @@ use crate::program::Version;
 
 /// `vmOpts.qemu`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct Options {
     pub minimum_version: Option<String>,
     pub cpu_type: Option<StringMap>,
@@ -174,6 +174,7 @@ mod tests {
             ("mounts[0].9p.securityModel", r#"{"mounts": [{"location": "/a", "9p": {"securityModel": "x,y"}}]}"#),
             ("vmOpts.qemu.minimumVersion", r#"{"vmOpts": {"qemu": {"minimumVersion": "new"}}}"#),
             ("vmOpts.qemu", r#"{"vmOpts": {"qemu": {"cpuType": 3}}}"#),
+            ("vmOpts.qemu", r#"{"vmOpts": {"qemu": {"arguments": ["-s"]}}}"#),
             ("os", r#"{"os": "Darwin"}"#),
         ] {
             assert!(why(config).starts_with(&format!("{field}: ")), "{field}: {}", why(config));

@@ -7,12 +7,13 @@ use std::io;
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(1);
+const LATE: &str = "a tiny guest under KVM was not done within 1 s: it is stuck or interpreted";
 
 /// Why KVM cannot be used, and whether that will be so until the host boots again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub reason: String,
-    /// False for what an administrator can change at any time: permissions, modules.
+    /// False for what may change at any time: permissions, modules, and how busy the host is.
     pub lasting: bool,
 }
 
@@ -30,7 +31,8 @@ pub(crate) fn prove() -> Result<(), Refusal> {
     })?;
     let lasting = |reason: String| Refusal { reason, lasting: true };
     processor_virtualizes().map_err(lasting)?;
-    run_guest().map_err(lasting)
+    // A host so busy that the guest was late must not go without KVM until it boots again.
+    run_guest().map_err(|reason| Refusal { lasting: reason != LATE, reason })
 }
 
 /// KVM that finds no hardware support interprets (PVM does), slower than QEMU's translator.
@@ -67,12 +69,11 @@ fn run_guest() -> Result<(), String> {
 }
 
 fn wait_for_verdict(reader: &std::os::fd::OwnedFd) -> Result<(), String> {
-    let late = || Err("a tiny guest under KVM was not done within 1 s: it is stuck or interpreted".to_owned());
     let wait = rustix::event::Timespec { tv_sec: DEADLINE.as_secs().cast_signed(), tv_nsec: 0 };
     let mut fds = [rustix::event::PollFd::new(reader, rustix::event::PollFlags::IN)];
     let mut step = [0];
     match rustix::event::poll(&mut fds, Some(&wait)) {
-        Ok(0) => late(),
+        Ok(0) => Err(LATE.into()),
         Ok(_) => match rustix::io::read(reader, &mut step) {
             Ok(1) if step[0] == 0 => Ok(()),
             Ok(1) => Err(format!("a tiny guest under KVM failed: {}", STEPS[usize::from(step[0]) % STEPS.len()])),

@@ -223,8 +223,9 @@ async fn wait_for_answer(running: &Running) -> Result<()> {
 }
 
 async fn ask_to_power_down(running: &Running) {
-    // A paused guest sees no button.
-    if running.seen.borrow().paused
+    // A paused guest sees no button. Asked for now: a VM just taken up may not have told yet.
+    let status = running.qmp.execute("query-status", None).await.unwrap_or_default();
+    if status["status"] == "paused"
         && let Err(error) = running.qmp.execute("cont", None).await
     {
         tracing::debug!("cont before powering down: {error}");
