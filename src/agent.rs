@@ -7,12 +7,12 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -70,12 +70,14 @@ pub async fn command(dir: &Path, verb: Verb) -> Result<()> {
     .await
 }
 
-/// Asks a hostagent that knows no commands (Lima's) to stop its VM, as `limactl stop` does.
+/// Asks a hostagent that knows no commands (Lima's) to stop its VM, as `limactl stop` does. The process that listens is
+/// asked, whatever a pid file says.
 pub fn interrupt(dir: &Path) -> Result<()> {
-    let text = fs::read_to_string(dir.join(names::HA_PID)).unwrap_or_default();
-    let down = || Error::HostDown { what: "the hostagent".into() };
-    let pid = text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(down)?;
-    kill_process(pid, Signal::INT).map_err(|errno| Error::failed(format!("signal to pid {text}"), errno))
+    let path = dir.join(names::HA_SOCK);
+    let stream = UnixStream::connect(&path).map_err(|_| Error::HostDown { what: "the hostagent".into() })?;
+    let failed = |errno: rustix::io::Errno| Error::io(&path)(errno.into());
+    let listener = rustix::net::sockopt::socket_peercred(&stream).map_err(failed)?;
+    kill_process(listener.pid, Signal::INT).map_err(failed)
 }
 
 /// Tells `tx` of each status until the hostagent is gone, which is the last thing told. Comes back then, or when

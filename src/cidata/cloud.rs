@@ -66,7 +66,8 @@ fn user(guest: &Guest) -> Result<Value> {
         "ssh_authorized_keys": guest.ssh_keys,
     });
     if let Some(comment) = user.comment.as_deref().filter(|comment| !comment.is_empty()) {
-        made["gecos"] = json!(one_line("user.comment", comment)?);
+        // A colon would be the end of the field in /etc/passwd.
+        made["gecos"] = json!(one_line("user.comment", comment)?.replace(':', " "));
     }
     if user.passwordless_sudo.unwrap_or(true) {
         made["sudo"] = json!("ALL=(ALL) NOPASSWD:ALL");

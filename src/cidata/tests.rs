@@ -124,7 +124,7 @@ fn user_data_makes_exactly_one_user() {
         "shell": "/bin/bash",
         "lock_passwd": true,
         "ssh_authorized_keys": ["ssh-ed25519 AAAA lima"],
-        "gecos": "Ada: \"Countess\", #1",
+        "gecos": "Ada  \"Countess\", #1",
         "sudo": "ALL=(ALL) NOPASSWD:ALL",
     });
     assert_eq!(told().user_data()["users"], json!([user]));

@@ -219,9 +219,11 @@ impl Actor {
     }
 
     fn advance(&mut self, event: Event, answer: Option<oneshot::Sender<std::result::Result<(), Refusal>>>) {
+        let adopts = matches!(event, Event::Adopt(_));
         let (next, actions) = state::step(&self.machine, event);
-        if next.state() != self.machine.state() {
-            self.since = Timestamp::now();
+        if adopts || next.state() != self.machine.state() {
+            let kept = self.written.as_ref().filter(|record| adopts && record.state == next.state());
+            self.since = kept.map_or_else(Timestamp::now, |record| record.since);
         }
         self.machine = next;
         if let Err(error) = self.write_down() {
@@ -261,7 +263,7 @@ impl Actor {
             since: self.since,
             boot_id: self.boot_id.clone(),
             driver: self.facts.driver.clone(),
-            driver_pid: self.facts.driver_pid,
+            driver_pid: self.facts.driver_pid.filter(|_| self.machine.vm),
             iid: self.facts.iid.clone(),
             ssh_local_port: self.facts.ssh_local_port,
             step: self.machine.step.as_ref().map(|step| step.name.clone()),
@@ -378,7 +380,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> S
         ssh_address: facts.ssh_address.clone(),
         ssh_local_port: facts.ssh_local_port,
         hostagent_pid: std::process::id(),
-        driver_pid: facts.driver_pid,
+        driver_pid: facts.driver_pid.filter(|_| machine.vm),
         forwards: if forwarded { vec![forward] } else { vec![] },
         errors: machine.errors(),
     }

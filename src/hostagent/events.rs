@@ -1,6 +1,7 @@
 //! What happens to the instance, as JSON lines: on stdout in Lima's form (for limactl), in `limafs.events` in the form of
 //! `limactl watch --json` together with our state changes, and live to whoever listens. Holds nothing of lima.yaml.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,6 +29,20 @@ struct Told {
     ready: bool,
     port: u16,
     errors: Vec<String>,
+}
+
+/// As people read it in the log.
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.state)?;
+        if let Some(step) = &self.step {
+            write!(f, ", {step}")?;
+        }
+        if self.ready {
+            f.write_str(", ssh answers")?;
+        }
+        self.errors.iter().try_for_each(|error| write!(f, "; {error}"))
+    }
 }
 
 pub struct Journal {
@@ -81,6 +96,7 @@ impl Journal {
     }
 
     fn state_event(&mut self, told: &Told, time: &str) {
+        tracing::info!("{told}");
         let mut event = json!({ "time": time, "state": told.state.word(), "goal": told.goal });
         if let Some(step) = &told.step {
             event["step"] = json!(step);

@@ -53,11 +53,11 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
 /// Comes back with a session in which a command ran. Tells once when that takes too long or cannot be, and goes on.
 async fn reach(login: &Login, guest: &mut lines::Guest, push: bool, tell: &Tell) -> Session {
     let late = Instant::now() + PATIENCE;
-    if push {
-        // The guest's word or its silence, whichever comes first.
-        let _ = timeout(SILENCE, guest.up()).await;
-    }
     let mut probe = probe::Probe::new(login.clone());
+    // The guest's word or its silence, whichever comes first.
+    if push && timeout(SILENCE, guest.up()).await.is_ok() {
+        probe.now();
+    }
     let mut last = Fault::Unreachable("no answer".into());
     let mut told = Told::default();
     loop {
@@ -65,7 +65,12 @@ async fn reach(login: &Login, guest: &mut lines::Guest, push: bool, tell: &Tell)
         tokio::select! {
             result = probe.next() => match result {
                 Ok(session) => return session,
-                Err(fault) => last = fault,
+                Err(fault) => {
+                    if fault != last {
+                        tracing::info!("{fault}");
+                    }
+                    last = fault;
+                }
             },
             () = guest.up() => probe.now(),
             () = sleep_until(late), if !told.late => {

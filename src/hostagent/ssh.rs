@@ -69,16 +69,34 @@ pub struct Output {
     pub stdout: String,
 }
 
-/// Opens and authenticates a session, all within `limit`. Dropping the future leaves nothing behind.
-pub async fn connect(login: &Login, limit: Duration) -> Result<Session, Fault> {
-    match timeout(limit, open(login)).await {
+/// A connection on which an ssh server has begun to speak. It has forked for us: hanging up now costs the guest.
+pub struct Answered(TcpStream);
+
+/// Connects and waits for the server's first word, within `limit`. A user network accepts connections for a guest that
+/// is not there yet, so that a connection alone means nothing.
+pub async fn dial(login: &Login, limit: Duration) -> Result<Answered, Fault> {
+    let dialing = async {
+        let stream = TcpStream::connect((login.address.as_str(), login.port)).await?;
+        match stream.peek(&mut [0]).await? {
+            0 => Err(std::io::Error::other("it hung up")),
+            _ => Ok(stream),
+        }
+    };
+    match timeout(limit, dialing).await {
+        Ok(result) => result.map(Answered).map_err(unreachable),
+        Err(_) => Err(Fault::Slow(limit)),
+    }
+}
+
+/// Authenticates, within `limit`. Dropping the future leaves nothing behind.
+pub async fn enter(login: &Login, answered: Answered, limit: Duration) -> Result<Session, Fault> {
+    match timeout(limit, open(login, answered.0)).await {
         Ok(result) => result,
         Err(_) => Err(Fault::Slow(limit)),
     }
 }
 
-async fn open(login: &Login) -> Result<Session, Fault> {
-    let socket = TcpStream::connect((login.address.as_str(), login.port)).await.map_err(unreachable)?;
+async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
     let (stream, guard) = guarded(socket).map_err(unreachable)?;
     let seen = Arc::new(Mutex::new(None));
     let pinned = pin::read(&login.known_hosts, &login.alias).map_err(unreachable)?;

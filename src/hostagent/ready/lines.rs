@@ -97,6 +97,7 @@ impl Guest {
                 continue;
             };
             let Some(line) = parse(&text, &self.iid) else { continue };
+            tracing::info!("the guest says {line:?}");
             match &line {
                 Line::Failed { exit, name } if self.failures.len() < FAILURES_MAX => {
                     self.failures.push(sentence(name, *exit));

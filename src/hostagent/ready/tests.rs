@@ -155,7 +155,7 @@ async fn x22_a_changed_host_key_is_told_of_at_once_and_nobody_logs_in() {
     let guest = Guest::start(Manners::default()).await;
     let impostor = Guest::start(Manners::default()).await;
     let login = guest.login().await;
-    let session = crate::hostagent::ssh::connect(&login, Duration::from_secs(20)).await.unwrap();
+    let session = crate::hostagent::ssh::tests::connect(&login, Duration::from_secs(20)).await.unwrap();
     session.trust(&login).unwrap();
     let mut wait = Wait::begin(Some(Login { port: impostor.port, ..login }), false, true);
     let Some(Event::Late(why)) = wait.next().await else { panic!("not told") };

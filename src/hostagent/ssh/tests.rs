@@ -9,6 +9,10 @@ use guest::{Guest, Manners};
 
 const LONG: Duration = Duration::from_secs(20);
 
+pub async fn connect(login: &Login, limit: Duration) -> Result<Session, Fault> {
+    enter(login, dial(login, limit).await?, limit).await
+}
+
 #[tokio::test]
 async fn a_command_runs_and_its_output_and_exit_code_come_back() {
     let guest = Guest::start(Manners::default()).await;
