@@ -12,6 +12,8 @@ type Make = fn() -> Arc<dyn Driver>;
 const BUILT_IN: &[(&str, Make)] = &[
     #[cfg(feature = "qemu")]
     ("qemu", || Arc::new(limafs_driver_qemu::Qemu::new())),
+    #[cfg(feature = "fake")]
+    ("fake", || Arc::new(limafs_driver_fake::Fake::new())),
 ];
 
 /// Names of the drivers that there are.
