@@ -7,15 +7,17 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-pub use launch::spawn;
+pub use launch::{last_words, spawn};
 
 use crate::error::{Error, Result};
 use crate::names;
@@ -66,6 +68,14 @@ pub async fn command(dir: &Path, verb: Verb) -> Result<()> {
         if code.is_success() { Ok(()) } else { Err(refused(code, &answer)) }
     })
     .await
+}
+
+/// Asks a hostagent that knows no commands (Lima's) to stop its VM, as `limactl stop` does.
+pub fn interrupt(dir: &Path) -> Result<()> {
+    let text = fs::read_to_string(dir.join(names::HA_PID)).unwrap_or_default();
+    let down = || Error::HostDown { what: "the hostagent".into() };
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(down)?;
+    kill_process(pid, Signal::INT).map_err(|errno| Error::failed(format!("signal to pid {text}"), errno))
 }
 
 /// Tells `tx` of each status until the hostagent is gone, which is the last thing told. Comes back then, or when

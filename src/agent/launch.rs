@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::names::{self, Home, Name};
 
 /// Within this a hostagent listens.
-const LISTENS: Duration = Duration::from_secs(5);
+const LISTENS: Duration = Duration::from_secs(8);
 const EVERY: Duration = Duration::from_millis(20);
 /// So much of its log goes into an error.
 const TAIL_LINES: usize = 5;
@@ -128,6 +128,11 @@ fn close_on_exec() {
 fn ended(status: ExitStatus, log: &Path) -> String {
     let words = tail(log).unwrap_or_default();
     if words.is_empty() { format!("it ended with {status}") } else { format!("it ended with {status}: {words}") }
+}
+
+/// The end of a hostagent's log; empty when there is none.
+pub fn last_words(dir: &Path) -> String {
+    tail(&dir.join(names::HA_STDERR_LOG)).unwrap_or_default()
 }
 
 fn tail(path: &Path) -> std::io::Result<String> {

@@ -3,19 +3,19 @@
 use limafs_driver::Config;
 use serde_json::{Map, Value};
 
-use super::tree::Tree;
+use super::remarks::Remarks;
 
-pub fn move_fields(config: &mut Config, tree: &Tree, warnings: &mut Vec<String>) {
+pub fn move_fields(config: &mut Config, warnings: &mut Remarks) {
     if let Some(types) = config.cpu_type.take() {
         let types = types.into_iter().map(|(arch, word)| (arch, Value::String(word))).collect();
         move_to(config, "qemu", "cpuType", types);
-        warn(tree, "cpuType", "vmOpts.qemu.cpuType", warnings);
+        warnings.add("cpuType", "deprecated, use vmOpts.qemu.cpuType");
     }
     if let Some(rosetta) = config.rosetta.take() {
         let fields = [("enabled", rosetta.enabled), ("binfmt", rosetta.bin_fmt)];
         let fields = fields.into_iter().filter_map(|(name, switch)| Some((name.to_owned(), Value::Bool(switch?))));
         move_to(config, "vz", "rosetta", fields.collect());
-        warn(tree, "rosetta", "vmOpts.vz.rosetta", warnings);
+        warnings.add("rosetta", "deprecated, use vmOpts.vz.rosetta");
     }
 }
 
@@ -35,9 +35,4 @@ fn move_to(config: &mut Config, driver: &str, option: &str, fields: Map<String, 
             place.entry(name).or_insert(value);
         }
     }
-}
-
-fn warn(tree: &Tree, old: &str, new: &str, warnings: &mut Vec<String>) {
-    let at = tree.locate(old).map_or(String::new(), |at| format!("{at}: "));
-    warnings.push(format!("{at}{old}: deprecated, use {new}"));
 }

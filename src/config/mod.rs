@@ -2,12 +2,13 @@
 
 mod deprecated;
 mod expand;
-mod fault;
 mod fill;
 mod parse;
 mod read;
+mod remarks;
 mod size;
 mod suggest;
+mod template;
 mod tree;
 mod validate;
 
@@ -23,6 +24,7 @@ use fill::fill;
 use parse::{Parsed, parse};
 use validate::validate;
 
+pub use expand::message;
 pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.
@@ -46,20 +48,22 @@ pub struct Loaded {
 /// Parses, fills, expands and validates a whole lima.yaml. Reports every fault together, as `Error::Document`.
 pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     let Parsed { config: mut written, tree, mut warnings, mut faults } = parse(text)?;
-    deprecated::move_fields(&mut written, &tree, &mut warnings);
+    deprecated::move_fields(&mut written, &mut warnings);
     let filled = fill(&written, context, &mut warnings);
-    validate(&written, &filled, &mut faults);
-    if faults.is_empty() { Ok(Loaded { written, filled, warnings }) } else { Err(faults.into_error(&tree)) }
+    validate(&written, &filled, &mut faults, &mut warnings);
+    if let Err(error) = message(&filled, context, 0) {
+        warnings.add("message", error.to_string());
+    }
+    if faults.is_empty() {
+        Ok(Loaded { written, filled, warnings: warnings.into_lines(&tree) })
+    } else {
+        Err(Error::Document(faults.into_lines(&tree)))
+    }
 }
 
 /// The filled configuration as YAML.
 pub fn to_yaml(filled: &Config) -> Result<String> {
     serde_yaml::to_string(filled).map_err(|error| Error::failed("effective.yaml", error))
-}
-
-/// The template's message with its variables expanded; empty when there is none.
-pub fn message(filled: &Config, _context: &Context, _ssh_local_port: u16) -> Result<String> {
-    Ok(filled.message.clone().unwrap_or_default())
 }
 
 #[cfg(test)]

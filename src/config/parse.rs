@@ -2,8 +2,8 @@
 
 use limafs_driver::Config;
 
-use super::fault::Faults;
-use super::read::{Reading, read};
+use super::read::read;
+use super::remarks::Remarks;
 use super::tree::{NULL, Node, Position, Tree};
 use crate::error::{Error, Result};
 use crate::names::LIMA_YAML;
@@ -15,8 +15,8 @@ pub const MOST_BYTES: usize = 1 << 20;
 pub struct Parsed {
     pub config: Config,
     pub tree: Tree,
-    pub warnings: Vec<String>,
-    pub faults: Faults,
+    pub warnings: Remarks,
+    pub faults: Remarks,
 }
 
 pub fn parse(text: &[u8]) -> Result<Parsed> {
@@ -26,19 +26,21 @@ pub fn parse(text: &[u8]) -> Result<Parsed> {
     let text = std::str::from_utf8(text).map_err(|error| not_utf8(text, error.valid_up_to()))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tree = tree(text)?;
-    let Reading { value, unknown, faults } = read::<Config>(&tree, text);
-    let mut told = Faults::default();
-    for misfit in faults {
-        told.add_at(misfit.field, misfit.at, &misfit.why);
+    let reading = read::<Config>(&tree, text);
+    let mut faults = Remarks::default();
+    for misfit in reading.misfits {
+        faults.add_at(misfit.field.clone(), misfit.at, &misfit.why);
+        faults.close(misfit.field);
     }
-    let warnings = unknown
-        .into_iter()
-        .map(|key| match key.meant {
-            Some(meant) => format!("{}: {}: unknown key (did you mean {meant}?)", key.at, key.field),
-            None => format!("{}: {}: unknown key", key.at, key.field),
-        })
-        .collect();
-    Ok(Parsed { config: value, tree, warnings, faults: told })
+    let Some(config) = reading.value else {
+        return Err(Error::Document(faults.into_lines(&tree)));
+    };
+    let mut warnings = Remarks::default();
+    for key in reading.unknown {
+        let meant = key.meant.map_or(String::new(), |meant| format!(" (did you mean {meant}?)"));
+        warnings.add_at(key.field, key.at, &format!("unknown key{meant}"));
+    }
+    Ok(Parsed { config, tree, warnings, faults })
 }
 
 fn not_utf8(text: &[u8], valid: usize) -> Error {

@@ -15,10 +15,11 @@ use super::tree::{Entry, NULL, Node, Position, Tree};
 
 /// What came of reading a document.
 pub struct Reading<T> {
-    pub value: T,
+    /// Nothing when there were too many misfits to go on.
+    pub value: Option<T>,
     pub unknown: Vec<Unknown>,
     /// Each of these fields was left out of `value`.
-    pub faults: Vec<Misfit>,
+    pub misfits: Vec<Misfit>,
 }
 
 /// A key that the schema does not have.
@@ -40,25 +41,28 @@ pub struct Misfit {
 /// How many misfits of one document are reported.
 const MOST_MISFITS: usize = 20;
 
+/// Behind so many unknown keys the document is not a lima.yaml, and a search for each would only take time.
+const MOST_SUGGESTIONS: usize = 100;
+
 /// Reads all that can be read. serde stops at the first fault, so the document is read again without the field at fault.
-pub fn read<T: DeserializeOwned + Default>(tree: &Tree, source: &str) -> Reading<T> {
+pub fn read<T: DeserializeOwned>(tree: &Tree, source: &str) -> Reading<T> {
     let mut session = Session { source, skipped: Vec::new(), unknown: RefCell::default() };
-    let mut faults: Vec<Misfit> = Vec::new();
+    let mut misfits: Vec<Misfit> = Vec::new();
     loop {
         session.unknown.borrow_mut().clear();
         let reader = Reader { tree, path: Path::Root, session: &session, key: None };
         let fault = match T::deserialize(reader) {
-            Ok(value) => return Reading { value, unknown: session.unknown.into_inner(), faults },
+            Ok(value) => return Reading { value: Some(value), unknown: session.unknown.into_inner(), misfits },
             Err(fault) => fault,
         };
         let (field, at) = fault.place.unwrap_or((String::new(), tree.at));
         let again = session.skipped.contains(&field);
         if !again {
             session.skipped.push(field.clone());
-            faults.push(Misfit { field, at, why: fault.why });
+            misfits.push(Misfit { field, at, why: fault.why });
         }
-        if again || faults.len() >= MOST_MISFITS {
-            return Reading { value: T::default(), unknown: session.unknown.into_inner(), faults };
+        if again || misfits.len() >= MOST_MISFITS {
+            return Reading { value: None, unknown: session.unknown.into_inner(), misfits };
         }
     }
 }
@@ -283,11 +287,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     /// Asked for the value of a key that the type does not have.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         if let Some((entry, known)) = self.key {
-            self.session.unknown.borrow_mut().push(Unknown {
-                field: self.path.to_string(),
-                at: entry.at,
-                meant: suggest::nearest(&entry.key, known),
-            });
+            let mut unknown = self.session.unknown.borrow_mut();
+            let suggests = unknown.len() < MOST_SUGGESTIONS;
+            let meant = if suggests { suggest::nearest(&entry.key, known) } else { None };
+            unknown.push(Unknown { field: self.path.to_string(), at: entry.at, meant });
         }
         visitor.visit_unit()
     }

@@ -36,14 +36,18 @@ impl DaemonLock {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = file.map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let holder =
-                    Holder::read(home).map_or_else(|| "an unknown process".into(), |holder| holder.to_string());
-                return Err(Error::busy(home.path().display().to_string(), format!("is mounted already, by {holder}")));
+        let deadline = Instant::now() + LEAVING;
+        while let Err(error) = file.try_lock() {
+            if let fs::TryLockError::Error(source) = error {
+                return Err(Error::Io { path, source });
             }
-            Err(fs::TryLockError::Error(source)) => return Err(Error::Io { path, source }),
+            let holder = Holder::read(home);
+            // A daemon that was just killed holds it until the kernel has taken it apart.
+            if holder.as_ref().is_some_and(Holder::is_alive) || Instant::now() > deadline {
+                let who = holder.map_or_else(|| "another process".into(), |holder| holder.to_string());
+                return Err(Error::busy(home.path().display().to_string(), format!("is mounted already, by {who}")));
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
         let text = format!("{} {}\n", std::process::id(), mountpoint.display());
         file.set_len(0)
@@ -74,6 +78,13 @@ impl std::fmt::Display for Holder {
 }
 
 impl Holder {
+    fn is_alive(&self) -> bool {
+        // Of proc(5): the state follows the name in parentheses. A killed process is a zombie until it is reaped, and
+        // before that its main thread is one while others still end.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    }
+
     /// `None` when nobody holds it.
     pub fn read(home: &Home) -> Option<Self> {
         let mut file = File::open(home.ours(MOUNT_LOCK)).ok()?;

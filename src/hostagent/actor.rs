@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use limafs_driver::{Accelerator, VmEvent};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::events::Journal;
 use super::state::{self, Action, Event, Machine};
@@ -14,8 +16,11 @@ use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
 use crate::error::{Error, Result};
 use crate::names::Name;
-use crate::status::{Forward, Refusal, Status, Verb};
+use crate::status::{Forward, Refusal, State, Status, Verb};
 use crate::store::{self, Record};
+
+/// How long a VM that was paused may take to say that it still is.
+const FIRST_WORD: Duration = Duration::from_millis(500);
 
 /// What is sent to the actor.
 #[derive(Debug)]
@@ -36,6 +41,14 @@ pub enum End {
     /// The VM is gone and nothing else is wanted.
     AtRest,
     Detached,
+}
+
+/// The VM that an earlier hostagent left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    Nothing,
+    Running,
+    Paused,
 }
 
 /// What is known of the VM beside its state.
@@ -150,13 +163,21 @@ impl Actor {
     }
 
     /// Looks for a VM that an earlier hostagent left, and takes it up.
-    pub async fn attach(&mut self, record: Option<&Record>) -> Result<bool> {
+    pub async fn attach(&mut self, record: Option<&Record>) -> Result<Attached> {
         let prepared = self.steps.recover(record).await?;
-        let Some(vm) = prepared.driver.attach().await? else { return Ok(false) };
+        let Some(mut vm) = prepared.driver.attach().await? else { return Ok(Attached::Nothing) };
+        let attached = match record.is_some_and(|record| record.state == State::Paused) {
+            // The driver says so first; without its word it was resumed meanwhile.
+            true => match timeout(FIRST_WORD, vm.events.recv()).await {
+                Ok(Some(VmEvent::Paused)) => Attached::Paused,
+                _ => Attached::Running,
+            },
+            false => Attached::Running,
+        };
         self.facts = Facts { driver_pid: vm.pid, accelerator: vm.accelerator, ..prepared.facts.clone() };
         self.vm = Some(vm.events);
         self.prepared = Some(Arc::new(prepared));
-        Ok(true)
+        Ok(attached)
     }
 
     /// Publishes the last status and ends all that follows this actor.

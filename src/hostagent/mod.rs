@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use actor::{Actor, End, Request, Setup};
+use actor::{Actor, Attached, End, Request, Setup};
 use events::Journal;
 use state::{Event, Found};
 use steps::Steps;
@@ -153,19 +153,19 @@ async fn take_over(name: &Name, dir: &Path) -> Result<Lock> {
 
 /// The first events: the VM that an earlier hostagent left, if there is one, and what this one was started for.
 async fn begin(actor: &mut Actor, adopt: bool, record: Option<Record>) -> Result<Vec<Event>> {
-    let is_found = match timeout(ATTACH, actor.attach(record.as_ref())).await {
-        Ok(Ok(is_found)) => is_found,
+    let attached = match timeout(ATTACH, actor.attach(record.as_ref())).await {
+        Ok(Ok(attached)) => attached,
         // Without a driver no VM can have been ours; the boot will say the same in full.
         Ok(Err(error)) if !adopt && !is_live(record.as_ref()) => {
             tracing::warn!("{error}");
-            false
+            Attached::Nothing
         }
         Ok(Err(error)) => return Err(error),
         Err(_) => return Err(Error::Timeout { what: "looking for a running VM".into(), seconds: ATTACH.as_secs() }),
     };
     let mut events = Vec::new();
-    if is_found || adopt {
-        events.push(Event::Adopt(found(is_found, record)));
+    if attached != Attached::Nothing || adopt {
+        events.push(Event::Adopt(found(attached, record)));
     }
     if !adopt {
         events.push(Event::Verb(Verb::Start));
@@ -177,10 +177,12 @@ fn is_live(record: Option<&Record>) -> bool {
     record.is_some_and(|record| record.state.is_live() && record.boot_id == store::boot_id())
 }
 
-fn found(vm: bool, record: Option<Record>) -> Found {
+fn found(attached: Attached, record: Option<Record>) -> Found {
+    let (vm, paused) = (attached != Attached::Nothing, attached == Attached::Paused);
     match record {
         Some(record) => Found {
             vm,
+            paused,
             state: record.state,
             goal: record.goal,
             same_boot: record.boot_id == store::boot_id(),
@@ -190,6 +192,7 @@ fn found(vm: bool, record: Option<Record>) -> Found {
         },
         None => Found {
             vm,
+            paused,
             state: State::Stopped,
             goal: Goal::Stopped,
             same_boot: true,

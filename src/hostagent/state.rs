@@ -12,6 +12,7 @@
 //! with `again` set, so that every end of a VM leads through [`finish`].
 
 mod adopt;
+mod boot;
 mod verbs;
 mod vm;
 
@@ -146,6 +147,8 @@ pub enum Event {
 pub struct Found {
     /// The driver found a VM of this instance.
     pub vm: bool,
+    /// It is paused.
+    pub paused: bool,
     pub state: State,
     pub goal: Goal,
     /// The record was written since this host booted.
@@ -187,7 +190,7 @@ pub fn step(machine: &Machine, event: Event) -> (Machine, Vec<Action>) {
         Event::Called(call, result) => on_called(&mut next, call, result),
         Event::Stopped(result) => on_stopped(&mut next, result),
         Event::Killed(result) => on_killed(&mut next, result),
-        event => on_boot(&mut next, event),
+        event => boot::apply(&mut next, event),
     };
     actions.extend(reconcile(&mut next));
     (next, actions)
@@ -235,12 +238,6 @@ impl Machine {
     }
 }
 
-/// Begins a boot; the machine has no VM.
-fn boot(machine: &mut Machine) -> Vec<Action> {
-    *machine = Machine { phase: Phase::Preparing, goal: Goal::Running, ..Machine::default() };
-    vec![Action::Prepare]
-}
-
 /// Issues the next call of the driver when the VM is not as the goal wants it and no call is under way.
 fn reconcile(machine: &mut Machine) -> Vec<Action> {
     if !machine.is_live() || machine.call.is_some() {
@@ -283,59 +280,13 @@ fn finish(machine: &mut Machine) -> Vec<Action> {
     let verdict = std::mem::take(&mut machine.verdict);
     let goal = machine.goal;
     if machine.again {
-        return [vec![Action::Forget], boot(machine)].concat();
+        return [vec![Action::Forget], boot::begin(machine)].concat();
     }
     *machine = match verdict.is_empty() {
         true => Machine::default(),
         false => Machine { phase: Phase::Broken, goal, failures: verdict, ..Machine::default() },
     };
     vec![Action::Forget, Action::Leave]
-}
-
-fn on_boot(machine: &mut Machine, event: Event) -> Vec<Action> {
-    match (machine.phase, event) {
-        (Phase::Preparing | Phase::Launching | Phase::Waiting, Event::Step(step)) => {
-            machine.step = Some(step);
-            vec![]
-        }
-        (Phase::Preparing, Event::Prepared) => {
-            machine.phase = Phase::Launching;
-            machine.vm = true;
-            vec![Action::Launch]
-        }
-        (Phase::Launching, Event::Launched) => {
-            machine.phase = Phase::Waiting;
-            vec![Action::AwaitReady]
-        }
-        (Phase::Preparing | Phase::Launching, Event::BootFailed(why)) => end_boot(machine, why),
-        (Phase::Preparing | Phase::Launching, Event::BootAborted) => {
-            end_boot(machine, vec!["the boot was ended".into()])
-        }
-        (Phase::Aborting, Event::Prepared | Event::Launched | Event::BootFailed(_) | Event::BootAborted) => {
-            end_boot(machine, vec![])
-        }
-        (Phase::Waiting | Phase::Up, Event::Ssh) => {
-            machine.ready = true;
-            vec![]
-        }
-        (Phase::Waiting | Phase::Up, Event::Done(failures)) => settle(machine, failures),
-        (Phase::Waiting | Phase::Up, Event::Late(why)) => settle(machine, vec![why]),
-        _ => vec![],
-    }
-}
-
-/// A boot that did not lead to a running VM. Where the driver was told to start one, it is told to end it.
-fn end_boot(machine: &mut Machine, verdict: Vec<String>) -> Vec<Action> {
-    machine.verdict = verdict;
-    if machine.vm { kill(machine) } else { finish(machine) }
-}
-
-fn settle(machine: &mut Machine, failures: Vec<String>) -> Vec<Action> {
-    machine.phase = Phase::Up;
-    machine.settled = true;
-    machine.failures = failures;
-    machine.step = None;
-    vec![]
 }
 
 fn on_called(machine: &mut Machine, call: Call, result: Result<(), String>) -> Vec<Action> {
@@ -383,14 +334,11 @@ fn on_killed(machine: &mut Machine, result: Result<(), String>) -> Vec<Action> {
         Ok(()) => machine.vm = false,
         // It cannot be ended. It runs; say so, and let another verb try again.
         Err(why) if machine.vm && !machine.stopping => {
-            machine.phase = Phase::Up;
             machine.goal = Goal::Running;
             machine.again = false;
-            machine.verdict.clear();
-            machine.failures = vec![format!("the VM could not be ended: {why}")];
-            machine.settled = true;
-            machine.step = None;
-            return vec![];
+            let mut failures = std::mem::take(&mut machine.verdict);
+            failures.push(format!("the VM could not be ended: {why}"));
+            return boot::settle(machine, failures);
         }
         Err(_) => {}
     }

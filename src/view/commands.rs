@@ -198,9 +198,13 @@ impl View {
         }
         // Whoever holds it is about to leave, or is a hostagent that nobody has heard of yet.
         drop(take_lock(snapshot).await?);
-        agent::spawn(&self.0.home, &snapshot.name, false)?;
         self.changed(key, |snapshot| snapshot.live = Live::Spawning { since: Timestamp::now() });
-        self.follow(key);
+        let spawned = agent::spawn(&self.0.home, &snapshot.name, false).await;
+        if spawned.is_err() {
+            self.changed(key, |snapshot| snapshot.live = Live::None);
+        }
+        spawned?;
+        self.follow(key, false);
         Ok(())
     }
 

@@ -23,8 +23,7 @@ use super::watch::Watch;
 use crate::agent::{self, Heard};
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
-use crate::status::{Goal, State};
-use crate::store::{self, Lock, Record};
+use crate::store::{self, Lock};
 
 /// So many hostagents of one instance may die within [`ADOPTION_WINDOW`] before it is left alone.
 const ADOPTIONS: usize = 3;
@@ -87,10 +86,11 @@ impl View {
     pub(super) fn find_agent(&self, key: Key) {
         let Ok(snapshot) = self.snapshot(key) else { return };
         let listens = UnixStream::connect(snapshot.dir.join(names::HA_SOCK)).is_ok();
-        if listens || Lock::is_held(&snapshot.dir) {
-            self.follow(key);
-        } else if self.must_adopt(&snapshot) && self.adopt(key, &snapshot).is_ok() {
-            self.follow(key);
+        if listens {
+            self.follow(key, false);
+        } else if self.must_adopt(&snapshot) {
+            self.changed(key, |snapshot| snapshot.live = Live::Lost);
+            self.follow(key, true);
         }
     }
 
@@ -99,84 +99,69 @@ impl View {
         recorded && snapshot.is_record_of_this_boot() || has_driver_pid(&snapshot.dir)
     }
 
-    /// Starts a hostagent that takes up the VM of one that died.
-    fn adopt(&self, key: Key, snapshot: &Snapshot) -> Result<()> {
-        let mut adoptions = self.0.fleet.adoptions.lock();
-        let recent = adoptions.entry(key).or_default();
-        recent.retain(|when| when.elapsed() < ADOPTION_WINDOW);
-        if recent.len() >= ADOPTIONS {
-            return Err(Error::failed("hostagent", format!("died {ADOPTIONS} times within a minute; see log")));
-        }
-        recent.push(Instant::now());
-        drop(adoptions);
-        agent::spawn(&self.0.home, &snapshot.name, true)?;
-        self.changed(key, |snapshot| snapshot.live = Live::Lost);
-        Ok(())
-    }
-
-    /// Begins to listen to the instance's hostagent, which may be about to open its socket.
-    pub(super) fn follow(&self, key: Key) {
+    /// Listens to the instance's hostagent from now on; `adopt` has one started first that takes the VM up.
+    pub(super) fn follow(&self, key: Key, mut adopt: bool) {
         let Some(runtime) = self.0.fleet.runtime.get() else { return };
         if self.0.fleet.following.lock().insert(key) {
             let view = self.clone();
             runtime.spawn(async move {
-                while view.listen(key).await && view.was_lost(key) {}
+                loop {
+                    if adopt && let Err(error) = view.adopt(key).await {
+                        view.heard(key, Live::None);
+                        view.refuse(Some(key), &error);
+                        break;
+                    }
+                    view.listen(key).await;
+                    adopt = view.was_lost(key);
+                    if !adopt {
+                        break;
+                    }
+                }
                 view.0.fleet.following.lock().remove(&key);
                 view.wake(key);
             });
         }
     }
 
-    /// Listens until the hostagent is gone. Says whether the instance is still there.
-    async fn listen(&self, key: Key) -> bool {
-        let Ok(snapshot) = self.snapshot(key) else { return false };
-        let (send, mut heard) = mpsc::channel(16);
-        let dir = snapshot.dir.clone();
-        let following = tokio::spawn(async move { agent::follow(&dir, send).await });
-        let mut spoke = false;
-        while let Some(word) = heard.recv().await {
-            match word {
-                Heard::Status(status) => {
-                    spoke = true;
-                    self.heard(key, Live::Agent(status));
-                }
-                Heard::Foreign { ssh_local_port } => {
-                    spoke = true;
-                    self.heard(key, Live::Foreign { ssh_local_port });
-                }
-                Heard::Gone => break,
+    /// Starts a hostagent that takes up the VM of one that died.
+    async fn adopt(&self, key: Key) -> Result<()> {
+        let name = self.name(key)?;
+        {
+            let mut adoptions = self.0.fleet.adoptions.lock();
+            let recent = adoptions.entry(key).or_default();
+            recent.retain(|when| when.elapsed() < ADOPTION_WINDOW);
+            if recent.len() >= ADOPTIONS {
+                return Err(Error::failed("hostagent", format!("died {ADOPTIONS} times within a minute; see log")));
             }
+            recent.push(Instant::now());
         }
-        following.abort();
-        if !spoke {
-            self.never_spoke(key).await;
-        }
-        self.snapshot(key).is_ok()
+        agent::spawn(&self.0.home, &name, true).await.map(|_| ())
     }
 
-    /// A hostagent that ended before its first word leaves no record of why; the goal has failed all the same.
-    async fn never_spoke(&self, key: Key) {
+    /// Listens until the hostagent is gone.
+    async fn listen(&self, key: Key) {
         let Ok(snapshot) = self.snapshot(key) else { return };
-        let Live::Spawning { since } = snapshot.live else { return };
-        if snapshot.record.as_ref().is_some_and(|record| record.since >= since) {
-            return;
-        }
-        let why = agent::last_words(&snapshot.dir);
-        let record = Record {
-            state: State::Broken,
-            goal: Goal::Running,
-            since: Timestamp::now(),
-            boot_id: store::boot_id(),
-            driver_pid: None,
-            iid: String::new(),
-            ssh_local_port: snapshot.ssh_local_port(),
-            errors: vec![format!("the hostagent ended before its first word: {why}")],
+        let (send, mut heard) = mpsc::channel(16);
+        let following = agent::follow(&snapshot.dir, send);
+        let hearing = async {
+            while let Some(word) = heard.recv().await {
+                match word {
+                    Heard::Status(status) => self.heard(key, Live::Agent(status)),
+                    Heard::Foreign { ssh_local_port } => self.heard(key, Live::Foreign { ssh_local_port }),
+                    Heard::Gone => break,
+                }
+            }
         };
-        if let Ok(Some(_lock)) = Lock::try_take(&snapshot.dir)
-            && let Err(error) = store::set_record(&snapshot.dir, &record)
-        {
-            tracing::error!("{}: {error}", snapshot.name);
-        }
+        tokio::join!(following, hearing);
+    }
+
+    /// After a hostagent is gone: takes over what it left. Says whether another one has to take the VM up.
+    fn was_lost(&self, key: Key) -> bool {
+        self.changed(key, Snapshot::reread);
+        let Ok(snapshot) = self.snapshot(key) else { return false };
+        let lost = !matches!(snapshot.live, Live::Foreign { .. }) && self.must_adopt(&snapshot);
+        self.heard(key, if lost { Live::Lost } else { Live::None });
+        lost
     }
 
     fn heard(&self, key: Key, live: Live) {
@@ -193,23 +178,6 @@ impl View {
             self.tell(&name, json!({ "time": Timestamp::now(), "state": state, "goal": goal }));
         }
         self.watch_logs(key);
-    }
-
-    /// After a hostagent is gone: takes over what it left. Says whether another one is on its way.
-    fn was_lost(&self, key: Key) -> bool {
-        self.changed(key, Snapshot::reread);
-        let Ok(snapshot) = self.snapshot(key) else { return false };
-        let foreign = matches!(snapshot.live, Live::Foreign { .. });
-        let adopted = !foreign && self.must_adopt(&snapshot);
-        let failed = if adopted { self.adopt(key, &snapshot).err() } else { None };
-        if adopted && failed.is_none() {
-            return true;
-        }
-        self.heard(key, Live::None);
-        if let Some(error) = failed {
-            self.refuse(Some(key), &error);
-        }
-        false
     }
 
     /// Adds a line to the root's events.

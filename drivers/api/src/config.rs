@@ -310,7 +310,7 @@ impl<'de> Deserialize<'de> for Disk {
             fs_type: Option<String>,
             fs_args: Option<Vec<String>>,
         }
-        Ok(match deserializer.deserialize_any(TextOr::new("a disk's name or a map"))? {
+        Ok(match deserializer.deserialize_any(text_or("a disk's name or a map"))? {
             TextOr::Text(name) => Self { name, ..Self::default() },
             TextOr::Map(Fields { name, format, fs_type, fs_args }) => Self { name, format, fs_type, fs_args },
         })
@@ -325,7 +325,7 @@ impl<'de> Deserialize<'de> for Locator {
             url: String,
             digest: Option<String>,
         }
-        Ok(match deserializer.deserialize_any(TextOr::new("a URL or a map"))? {
+        Ok(match deserializer.deserialize_any(text_or("a URL or a map"))? {
             TextOr::Text(url) => Self { url, digest: None },
             TextOr::Map(Fields { url, digest }) => Self { url, digest },
         })
@@ -344,10 +344,8 @@ struct TextOrVisitor<T> {
     map: PhantomData<T>,
 }
 
-impl<T> TextOr<T> {
-    fn new(expected: &'static str) -> TextOrVisitor<T> {
-        TextOrVisitor { expected, map: PhantomData }
-    }
+fn text_or<T>(expected: &'static str) -> TextOrVisitor<T> {
+    TextOrVisitor { expected, map: PhantomData }
 }
 
 impl<'de, T: Default + Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {

@@ -146,24 +146,24 @@ fn disks(line: &mut Line, plan: &Plan) {
     // With a CD, the CD comes first at every start, as in Lima: live systems keep only their data on the disk.
     let (disk_index, cd_index) = if plan.has_iso { ("2", "1") } else { ("1", "2") };
     line.virtio("virtio-blk", |props| props.set("drive", "boot-disk").set("bootindex", disk_index));
-    let scsi = plan.has_cidata || (plan.has_iso && plan.machine.cd == "scsi-cd");
-    if scsi {
-        line.virtio("virtio-scsi", |props| props.set("id", "scsi0"));
-    }
     if plan.has_iso {
+        if plan.machine.cd == "scsi-cd" {
+            line.virtio("virtio-scsi", |props| props.set("id", "scsi0"));
+        }
         line.props(
             "-drive",
             Props::new("id=iso,if=none,format=raw,readonly=on").set("file", plan.dir.join(names::ISO)),
         );
         line.props("-device", Props::new(plan.machine.cd).set("drive", "iso").set("bootindex", cd_index));
     }
-    // A CD and no virtio disk, so that further disks are vdb, vdc, ... in the guest, as in Lima.
+    // A virtio disk, where Lima has a SCSI CD: a guest that found its root disk has the driver, and small guests have
+    // no other. Last of the disks, so that those before it are vdb, vdc, ... in the guest, as in Lima.
     if plan.has_cidata {
         line.props(
             "-drive",
-            Props::new("id=cdrom0,if=none,format=raw,readonly=on").set("file", plan.dir.join(names::CIDATA_ISO)),
+            Props::new("id=cidata,if=none,format=raw,readonly=on").set("file", plan.dir.join(names::CIDATA_ISO)),
         );
-        line.option("-device", "scsi-cd,bus=scsi0.0,drive=cdrom0");
+        line.virtio("virtio-blk", |props| props.set("drive", "cidata"));
     }
 }
 

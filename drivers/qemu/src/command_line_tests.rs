@@ -49,9 +49,8 @@ fn the_command_line_of_x86_64_under_kvm() {
 -boot order=c,splash-time=0,menu=on
 -drive id=boot-disk,if=none,discard=on,format=qcow2,file=/h/foo/disk
 -device virtio-blk-pci,drive=boot-disk,bootindex=1
--device virtio-scsi-pci,id=scsi0
--drive id=cdrom0,if=none,format=raw,readonly=on,file=/h/foo/cidata.iso
--device scsi-cd,bus=scsi0.0,drive=cdrom0
+-drive id=cidata,if=none,format=raw,readonly=on,file=/h/foo/cidata.iso
+-device virtio-blk-pci,drive=cidata
 -netdev user,id=net0,net=192.168.5.0/24,dhcpstart=192.168.5.15,hostfwd=tcp:127.0.0.1:2222-:22
 -device virtio-net-pci,netdev=net0,mac=52:55:55:00:11:22,romfile=
 -chardev socket,id=char-serial,path=/h/foo/serial.sock,server=on,wait=off,logfile=/h/foo/serial.log,logappend=on

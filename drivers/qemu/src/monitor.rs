@@ -79,15 +79,25 @@ pub(crate) struct Seen {
 }
 
 pub(crate) struct Monitor {
-    pub socket: PathBuf,
-    pub events: mpsc::Sender<VmEvent>,
-    pub seen: watch::Sender<Seen>,
+    socket: PathBuf,
+    events: mpsc::Sender<VmEvent>,
+    seen: watch::Sender<Seen>,
     /// Becomes true when the process has ended.
-    pub ended: watch::Receiver<bool>,
-    pub unresponsive: bool,
+    ended: watch::Receiver<bool>,
+    unresponsive: bool,
+    powering_down: bool,
 }
 
 impl Monitor {
+    pub(crate) fn new(
+        socket: PathBuf,
+        events: mpsc::Sender<VmEvent>,
+        seen: watch::Sender<Seen>,
+        ended: watch::Receiver<bool>,
+    ) -> Self {
+        Self { socket, events, seen, ended, unresponsive: false, powering_down: false }
+    }
+
     /// Runs until the process has ended.
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut pause = RETRY_FIRST;
@@ -174,13 +184,16 @@ impl Monitor {
         match name {
             "STOP" => self.paused(true).await,
             "RESUME" => self.paused(false).await,
-            "RESET" => self.tell(VmEvent::Reset).await,
-            "POWERDOWN" => self.tell(VmEvent::PoweringDown).await,
+            "RESET" => {
+                self.powering_down = false;
+                self.tell(VmEvent::Reset).await;
+            }
+            "POWERDOWN" => self.power_down().await,
             "GUEST_PANICKED" => self.tell(VmEvent::Panicked).await,
             "SHUTDOWN" => {
                 tracing::info!("the VM shuts down: {}", data["reason"]);
                 self.seen.send_modify(|seen| seen.shutdown = true);
-                self.tell(VmEvent::PoweringDown).await;
+                self.power_down().await;
             }
             _ => {}
         }
@@ -199,6 +212,13 @@ impl Monitor {
         if self.seen.borrow().paused != paused {
             self.seen.send_modify(|seen| seen.paused = paused);
             self.tell(if paused { VmEvent::Paused } else { VmEvent::Resumed }).await;
+        }
+    }
+
+    /// Told once, however often the button is pressed.
+    async fn power_down(&mut self) {
+        if !std::mem::replace(&mut self.powering_down, true) {
+            self.tell(VmEvent::PoweringDown).await;
         }
     }
 

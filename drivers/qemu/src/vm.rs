@@ -51,7 +51,7 @@ impl Running {
         let tail = Tail::default();
 
         let socket = monitor_socket(dir, &process);
-        let monitor = Monitor { socket, events: events.clone(), seen: seen_sender, ended, unresponsive: false };
+        let monitor = Monitor::new(socket, events.clone(), seen_sender, ended);
         let mut talking = JoinSet::new();
         talking.spawn(monitor.run(requests));
         if let Some(stderr) = stderr {

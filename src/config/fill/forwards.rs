@@ -5,12 +5,13 @@ use limafs_driver::{Config, CopyToHost, PortForward};
 use super::default;
 use crate::config::Context;
 use crate::config::expand::Expander;
+use crate::config::remarks::Remarks;
 
 const ALL_PORTS: [i64; 2] = [1, 65535];
 const LOOPBACK: &str = "127.0.0.1";
 const ANY_ADDRESS: &str = "0.0.0.0";
 
-pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings: &mut Vec<String>) {
+pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings: &mut Remarks) {
     for (index, rule) in config.port_forwards.get_or_insert_default().iter_mut().enumerate() {
         addresses(rule);
         ports(rule);

@@ -9,6 +9,7 @@ mod user;
 use limafs_driver::{Config, Containerd, File, Firmware, HostResolver, Image, Kernel, Network, Ssh, mac_address};
 
 use super::expand::Expander;
+use super::remarks::Remarks;
 use super::{Context, format_size};
 use crate::host::Host;
 use crate::names::LIMA_YAML;
@@ -16,7 +17,7 @@ use crate::names::LIMA_YAML;
 const GIB: u64 = 1 << 30;
 
 /// Fills what was not written, and expands variables.
-pub fn fill(written: &Config, context: &Context, warnings: &mut Vec<String>) -> Config {
+pub fn fill(written: &Config, context: &Context, warnings: &mut Remarks) -> Config {
     let mut config = written.clone();
     machine(&mut config, context.host);
     images(&mut config);
@@ -106,7 +107,7 @@ fn networks(config: &mut Config, context: &Context) {
 }
 
 /// What the guest is told, in order of the schema.
-fn guest(config: &mut Config, host: &Host, warnings: &mut Vec<String>) {
+fn guest(config: &mut Config, host: &Host, warnings: &mut Remarks) {
     let Ssh { local_port, load_dot_ssh_pub_keys, forward_agent, forward_x11, forward_x11_trusted, over_vsock: _ } =
         config.ssh.get_or_insert_default();
     default(local_port, 0);
@@ -118,7 +119,7 @@ fn guest(config: &mut Config, host: &Host, warnings: &mut Vec<String>) {
     for (name, switch) in [("system", system), ("user", user)] {
         // Lima's default for user is true; until the archives are put on the disk an honest default is false.
         if *switch.get_or_insert(false) {
-            warnings.push(format!("containerd.{name}: containerd is not set up yet by limafs"));
+            warnings.add(format!("containerd.{name}"), "containerd is not set up yet by limafs");
         }
     }
     default(archives, Vec::new());

@@ -4,9 +4,10 @@ use limafs_driver::{Config, Mount, NineP, Sshfs};
 
 use super::default;
 use crate::config::expand::Expander;
+use crate::config::remarks::Remarks;
 use crate::config::{Context, expand_path};
 
-pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings: &mut Vec<String>) {
+pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings: &mut Remarks) {
     let unsupported = config.mount_types_unsupported.get_or_insert_default();
     let mount_type = config.mount_type.take().filter(|word| !word.is_empty() && word != "default").or_else(|| {
         let word = match config.vm_type.as_deref()? {
@@ -30,7 +31,7 @@ pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings:
     config.mounts = Some(mounts);
 }
 
-fn places(mount: &mut Mount, index: usize, context: &Context, expand: &Expander, warnings: &mut Vec<String>) {
+fn places(mount: &mut Mount, index: usize, context: &Context, expand: &Expander, warnings: &mut Remarks) {
     let Some(written) = mount.location.take() else { return };
     let location = expand.host(&format!("mounts[{index}].location"), &written, warnings);
     let path = expand_path(&location, &context.host.user.home);

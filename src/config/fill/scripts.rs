@@ -4,8 +4,9 @@ use limafs_driver::{Config, Probe, Provision};
 
 use super::default;
 use crate::config::expand::Expander;
+use crate::config::remarks::Remarks;
 
-pub fn fill(config: &mut Config, expand: &Expander, warnings: &mut Vec<String>) {
+pub fn fill(config: &mut Config, expand: &Expander, warnings: &mut Remarks) {
     let group = if matches!(config.os.as_deref(), Some("Darwin" | "FreeBSD")) { "wheel" } else { "root" };
     for (index, provision) in config.provision.get_or_insert_default().iter_mut().enumerate() {
         defaults(provision, group);

@@ -5,6 +5,7 @@ use limafs_driver::Config;
 use super::default;
 use crate::config::Context;
 use crate::config::expand::Expander;
+use crate::config::remarks::Remarks;
 use crate::host::Host;
 
 /// Stands for a host user that no guest can have: root, or a name that useradd refuses.
@@ -13,7 +14,7 @@ const FALLBACK: &str = "lima";
 /// Lima never runs as root; limafs may, and the guest's user is then an ordinary one.
 const FALLBACK_UID: u32 = 1000;
 
-pub fn fill(config: &mut Config, context: &Context, warnings: &mut Vec<String>) {
+pub fn fill(config: &mut Config, context: &Context, warnings: &mut Remarks) {
     let host = context.host;
     let os = config.os.clone().unwrap_or_default();
     let user = config.user.get_or_insert_default();

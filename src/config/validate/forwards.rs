@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use limafs_driver::{Config, PortForward};
 
 use super::{one_of, port, text};
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 use crate::names::UNIX_PATH_MAX;
 
-pub fn check(config: &Config, faults: &mut Faults) {
+pub fn check(config: &Config, faults: &mut Remarks) {
     for (index, rule) in config.port_forwards.iter().flatten().enumerate() {
         let field = format!("portForwards[{index}]");
         addresses(&field, rule, faults);
@@ -21,7 +21,7 @@ pub fn check(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn addresses(field: &str, rule: &PortForward, faults: &mut Faults) {
+fn addresses(field: &str, rule: &PortForward, faults: &mut Remarks) {
     for (name, address) in [("guestIP", &rule.guest_ip), ("hostIP", &rule.host_ip)] {
         if text(address).parse::<IpAddr>().is_err() {
             faults.add(format!("{field}.{name}"), format!("invalid IP address {:?}", text(address)));
@@ -32,7 +32,7 @@ fn addresses(field: &str, rule: &PortForward, faults: &mut Faults) {
     }
 }
 
-fn ports(field: &str, rule: &PortForward, faults: &mut Faults) {
+fn ports(field: &str, rule: &PortForward, faults: &mut Remarks) {
     let (Some(guest), Some(host)) = (rule.guest_port_range, rule.host_port_range) else { return };
     one_side(field, ["guestPort", "guestSocket"], rule.guest_port, guest, has(&rule.guest_socket), faults);
     let inherited = rule.host_port.unwrap_or(0) == 0 && host == guest;
@@ -53,7 +53,7 @@ fn one_side(
     single: Option<i64>,
     range: [i64; 2],
     socket: bool,
-    faults: &mut Faults,
+    faults: &mut Remarks,
 ) {
     if let Some(single) = single.filter(|single| *single != 0) {
         let field = format!("{field}.{name}");
@@ -72,7 +72,7 @@ fn one_side(
     }
 }
 
-fn sockets(field: &str, rule: &PortForward, faults: &mut Faults) {
+fn sockets(field: &str, rule: &PortForward, faults: &mut Remarks) {
     let (guest, host) = (text(&rule.guest_socket), text(&rule.host_socket));
     let single = |range: Option<[i64; 2]>| range.is_none_or(|[first, last]| first == last);
     for (name, socket, other_socket, other_range) in

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use limafs_driver::{Config, User};
 
 use super::text;
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 
-pub fn check(config: &Config, faults: &mut Faults) {
+pub fn check(config: &Config, faults: &mut Remarks) {
     if let Some(user) = &config.user {
         check_user(config, user, faults);
     }
@@ -28,7 +28,7 @@ pub fn check(config: &Config, faults: &mut Faults) {
     one_line(faults, "guestInstallPrefix", text(&config.guest_install_prefix));
 }
 
-fn check_user(config: &Config, user: &User, faults: &mut Faults) {
+fn check_user(config: &Config, user: &User, faults: &mut Remarks) {
     match text(&user.name) {
         "" => faults.must_be_set("user.name"),
         "root" => faults.add("user.name", "must not be root"),
@@ -57,7 +57,7 @@ fn check_user(config: &Config, user: &User, faults: &mut Faults) {
     sudo(config, user, faults);
 }
 
-fn sudo(config: &Config, user: &User, faults: &mut Faults) {
+fn sudo(config: &Config, user: &User, faults: &mut Remarks) {
     match (user.passwordless_sudo, text(&config.os)) {
         (Some(true), "Darwin") => faults.add("user.passwordlessSudo", "cannot be true in a macOS guest"),
         (Some(false), os) if os != "Darwin" && config.plain != Some(true) => {
@@ -70,7 +70,7 @@ fn sudo(config: &Config, user: &User, faults: &mut Faults) {
     }
 }
 
-fn one_line(faults: &mut Faults, field: &str, value: &str) {
+fn one_line(faults: &mut Remarks, field: &str, value: &str) {
     if value.contains(char::is_control) {
         faults.add(field, "must not contain control characters");
     }

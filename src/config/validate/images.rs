@@ -4,12 +4,12 @@ use limafs_driver::{Config, Image};
 
 use super::machine::ARCHS;
 use super::{one_of, text};
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 
 /// Digest algorithms and how many hexadecimal digits theirs have.
 const ALGORITHMS: [(&str, usize); 3] = [("sha256", 64), ("sha384", 96), ("sha512", 128)];
 
-pub fn check(config: &Config, faults: &mut Faults) {
+pub fn check(config: &Config, faults: &mut Remarks) {
     let images = config.images.as_deref().unwrap_or_default();
     if images.is_empty() {
         faults.must_be_set("images");
@@ -25,7 +25,7 @@ pub fn check(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn check_image(field: &str, image: &Image, faults: &mut Faults) {
+fn check_image(field: &str, image: &Image, faults: &mut Remarks) {
     file(field, [&image.location, &image.arch, &image.digest], faults);
     let kernel = image.kernel.as_ref().map(|it| ("kernel", [&it.location, &it.arch, &it.digest]));
     let initrd = image.initrd.as_ref().map(|it| ("initrd", [&it.location, &it.arch, &it.digest]));
@@ -39,7 +39,7 @@ fn check_image(field: &str, image: &Image, faults: &mut Faults) {
     }
 }
 
-fn file(field: &str, [location, arch, digest]: [&Option<String>; 3], faults: &mut Faults) {
+fn file(field: &str, [location, arch, digest]: [&Option<String>; 3], faults: &mut Remarks) {
     let location = text(location);
     if location.is_empty() {
         faults.must_be_set(format!("{field}.location"));

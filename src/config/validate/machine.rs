@@ -4,14 +4,14 @@ use limafs_driver::Config;
 
 use super::version::{LIMA, Version};
 use super::{identifier, one_of, text};
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 use crate::config::size;
 
 pub const ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "ppc64le", "riscv64", "s390x"];
 const SYSTEMS: &[&str] = &["Linux", "Darwin", "FreeBSD", "Windows"];
 const TPM_ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "riscv64"];
 
-pub fn check(config: &Config, faults: &mut Faults) {
+pub fn check(config: &Config, faults: &mut Remarks) {
     versions(config, faults);
     if config.base.as_ref().is_some_and(|base| !base.is_empty()) {
         faults.add("base", "base must be empty, other documents cannot be built upon yet");
@@ -43,7 +43,7 @@ pub fn check(config: &Config, faults: &mut Faults) {
     one_of(faults, "audio.interface", interface.filter(|word| !word.is_empty()), &["hda", "virtio"]);
 }
 
-fn versions(config: &Config, faults: &mut Faults) {
+fn versions(config: &Config, faults: &mut Remarks) {
     if let Some(minimum) = &config.minimum_lima_version {
         match Version::parse(minimum) {
             None => faults.add("minimumLimaVersion", format!("must be a semver value such as 2.0.0, not {minimum:?}")),
@@ -54,9 +54,8 @@ fn versions(config: &Config, faults: &mut Faults) {
         }
     }
     let options = config.vm_opts.as_ref().and_then(|options| options.get("qemu"));
-    if let Some(minimum) = options.and_then(|qemu| qemu.get("minimumVersion")).filter(|value| !value.is_null()) {
-        if minimum.as_str().and_then(Version::parse).is_none() {
-            faults.add("vmOpts.qemu.minimumVersion", format!("must be a semver value such as 8.2.1, not {minimum}"));
-        }
+    let minimum = options.and_then(|qemu| qemu.get("minimumVersion")).filter(|value| !value.is_null());
+    if let Some(minimum) = minimum.filter(|value| value.as_str().and_then(Version::parse).is_none()) {
+        faults.add("vmOpts.qemu.minimumVersion", format!("must be a semver value such as 8.2.1, not {minimum}"));
     }
 }

@@ -13,19 +13,20 @@ mod version;
 
 use limafs_driver::Config;
 
-use super::fault::Faults;
+use super::remarks::Remarks;
 
 /// Adds what is wrong with `filled`. `written` is the same document before variables were expanded.
-pub fn validate(written: &Config, filled: &Config, faults: &mut Faults) {
+pub fn validate(written: &Config, filled: &Config, faults: &mut Remarks, warnings: &mut Remarks) {
     for rules in [machine::check, images::check, mounts::check, scripts::check, forwards::check, networks::check] {
         rules(filled, faults);
     }
     guest::check(filled, faults);
     params::check(written, faults);
+    scripts::warn(filled, warnings);
 }
 
 /// A fault unless `value` is one of `words`; a field without a value passes.
-fn one_of(faults: &mut Faults, field: &str, value: Option<&str>, words: &[&str]) {
+fn one_of(faults: &mut Remarks, field: &str, value: Option<&str>, words: &[&str]) {
     if let Some(value) = value.filter(|value| !words.contains(value)) {
         faults.add(field, format!("must be one of {}, not {value:?}", words.join(", ")));
     }
@@ -37,7 +38,7 @@ fn text(field: &Option<String>) -> &str {
 }
 
 /// Letters and digits in groups joined by single dots, dashes or underscores; at most 76 bytes.
-fn identifier(faults: &mut Faults, field: String, name: &str) {
+fn identifier(faults: &mut Remarks, field: String, name: &str) {
     if name.is_empty() {
         faults.add(field, "identifier must not be empty");
     } else if name.len() > 76 {
@@ -55,7 +56,7 @@ fn identifier(faults: &mut Faults, field: String, name: &str) {
     }
 }
 
-fn port(faults: &mut Faults, field: String, port: i64) {
+fn port(faults: &mut Remarks, field: String, port: i64) {
     let why = match port {
         ..0 => "must be > 0",
         0 => "must be set",

@@ -5,7 +5,7 @@ use std::path::Path;
 use limafs_driver::{Config, Mount};
 
 use super::{one_of, text};
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 use crate::config::size;
 use crate::config::size::clean;
 
@@ -14,7 +14,7 @@ const TYPES: &[&str] = &["reverse-sshfs", "9p", "virtiofs", "wsl2"];
 /// Where a mount would hide the guest's own system.
 const SYSTEM_PATHS: [&str; 10] = ["/", "/bin", "/dev", "/etc", "/home", "/opt", "/sbin", "/tmp", "/usr", "/var"];
 
-pub fn check(config: &Config, faults: &mut Faults) {
+pub fn check(config: &Config, faults: &mut Remarks) {
     let mount_type = config.mount_type.as_deref();
     let unsupported = config.mount_types_unsupported.as_deref().unwrap_or_default();
     one_of(faults, "mountType", mount_type, TYPES);
@@ -28,7 +28,7 @@ pub fn check(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn check_mount(field: &str, mount: &Mount, home: &str, faults: &mut Faults) {
+fn check_mount(field: &str, mount: &Mount, home: &str, faults: &mut Remarks) {
     let location = text(&mount.location);
     match location {
         "" => faults.must_be_set(format!("{field}.location")),

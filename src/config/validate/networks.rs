@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use limafs_driver::{Config, Network};
 
 use super::{identifier, text};
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 
 /// IFNAMSIZ of Linux, with its terminating NUL.
 const INTERFACE_MAX: usize = 16;
 
-pub fn check(config: &Config, faults: &mut Faults) {
+pub fn check(config: &Config, faults: &mut Remarks) {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, network) in config.networks.iter().flatten().enumerate() {
         let field = format!("networks[{index}]");
@@ -24,7 +24,7 @@ pub fn check(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn kind(field: &str, network: &Network, faults: &mut Faults) {
+fn kind(field: &str, network: &Network, faults: &mut Remarks) {
     let (lima, socket) = (text(&network.lima), text(&network.socket));
     let kinds = [!lima.is_empty(), !socket.is_empty(), network.vz_nat == Some(true)];
     match kinds.iter().filter(|set| **set).count() {
@@ -37,7 +37,7 @@ fn kind(field: &str, network: &Network, faults: &mut Faults) {
     }
 }
 
-fn mac_address(field: &str, address: &str, faults: &mut Faults) {
+fn mac_address(field: &str, address: &str, faults: &mut Remarks) {
     let bytes: Vec<&str> = address.split([':', '-']).collect();
     let hex = bytes.iter().all(|byte| byte.len() == 2 && byte.chars().all(|c| c.is_ascii_hexdigit()));
     if bytes.len() != 6 || !hex {
@@ -46,7 +46,7 @@ fn mac_address(field: &str, address: &str, faults: &mut Faults) {
     }
 }
 
-fn check_interface(field: &str, name: &str, faults: &mut Faults) {
+fn check_interface(field: &str, name: &str, faults: &mut Remarks) {
     let why = if name.len() >= INTERFACE_MAX {
         format!("must have less than {INTERFACE_MAX} bytes")
     } else if name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {

@@ -2,12 +2,12 @@
 
 use limafs_driver::Config;
 
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 
 /// Known to cloud-init's network configuration and not to any script.
 const INTERNAL: &str = "internal_netplanOptional";
 
-pub fn check(written: &Config, faults: &mut Faults) {
+pub fn check(written: &Config, faults: &mut Remarks) {
     for (name, value) in written.param.iter().flatten() {
         let field = format!("param.{}", name.escape_debug());
         let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());

@@ -3,12 +3,12 @@
 use limafs_driver::{Config, Locator, Probe, Provision};
 
 use super::{one_of, text};
-use crate::config::fault::Faults;
+use crate::config::remarks::Remarks;
 
 const MODES: &[&str] = &["system", "user", "boot", "dependency", "data", "yq", "ansible"];
 const FORMATS: &[&str] = &["auto", "csv", "ini", "json", "props", "tsv", "toml", "xml", "yaml"];
 
-pub fn check(config: &Config, faults: &mut Faults) {
+pub fn check(config: &Config, faults: &mut Remarks) {
     for (index, provision) in config.provision.iter().flatten().enumerate() {
         check_provision(&format!("provision[{index}]"), provision, faults);
     }
@@ -21,7 +21,16 @@ pub fn check(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn check_provision(field: &str, provision: &Provision, faults: &mut Faults) {
+/// The variables of Lima's own boot scripts are not for a template's.
+pub fn warn(config: &Config, warnings: &mut Remarks) {
+    for (index, provision) in config.provision.iter().flatten().enumerate() {
+        if text(&provision.script).contains("LIMA_CIDATA") {
+            warnings.add(format!("provision[{index}].script"), "should not use LIMA_CIDATA variables");
+        }
+    }
+}
+
+fn check_provision(field: &str, provision: &Provision, faults: &mut Remarks) {
     embedded(faults, field, &provision.file);
     let mode = text(&provision.mode);
     one_of(faults, &format!("{field}.mode"), Some(mode), MODES);
@@ -45,7 +54,7 @@ fn check_provision(field: &str, provision: &Provision, faults: &mut Faults) {
 }
 
 /// Each mode's fields make no sense in another.
-fn misplaced(field: &str, it: &Provision, mode: &str, faults: &mut Faults) {
+fn misplaced(field: &str, it: &Provision, mode: &str, faults: &mut Remarks) {
     let placed: &[&str] = &["data", "yq"];
     for (name, written, modes) in [
         ("content", it.content.is_some(), &["data"][..]),
@@ -64,7 +73,7 @@ fn misplaced(field: &str, it: &Provision, mode: &str, faults: &mut Faults) {
     }
 }
 
-fn placed(field: &str, provision: &Provision, faults: &mut Faults) {
+fn placed(field: &str, provision: &Provision, faults: &mut Remarks) {
     absolute(faults, format!("{field}.path"), text(&provision.path));
     let permissions = text(&provision.permissions);
     let octal = !permissions.is_empty() && permissions.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
@@ -73,7 +82,7 @@ fn placed(field: &str, provision: &Provision, faults: &mut Faults) {
     }
 }
 
-fn check_probe(field: &str, probe: &Probe, faults: &mut Faults) {
+fn check_probe(field: &str, probe: &Probe, faults: &mut Remarks) {
     embedded(faults, field, &probe.file);
     one_of(faults, &format!("{field}.mode"), probe.mode.as_deref(), &["readiness"]);
     if !text(&probe.script).starts_with("#!") {
@@ -82,7 +91,7 @@ fn check_probe(field: &str, probe: &Probe, faults: &mut Faults) {
 }
 
 /// A stored document stands alone: scripts in other files are embedded before.
-fn embedded(faults: &mut Faults, field: &str, file: &Option<Locator>) {
+fn embedded(faults: &mut Remarks, field: &str, file: &Option<Locator>) {
     let Some(Locator { url, digest }) = file else { return };
     if !url.is_empty() {
         faults.add(format!("{field}.file.url"), "must be empty, the file cannot be embedded yet");
@@ -92,7 +101,7 @@ fn embedded(faults: &mut Faults, field: &str, file: &Option<Locator>) {
     }
 }
 
-fn absolute(faults: &mut Faults, field: String, path: &str) {
+fn absolute(faults: &mut Remarks, field: String, path: &str) {
     if path.is_empty() {
         faults.must_be_set(field);
     } else if !path.starts_with('/') {

@@ -1,6 +1,7 @@
 //! What a hostagent makes of what an earlier one left: a VM and a record, either of which may be missing.
 
-use super::{Action, Found, Machine, Phase, boot, finish};
+use super::boot::begin;
+use super::{Action, Found, Machine, Phase, finish};
 use crate::status::{Goal, State};
 
 /// Takes up the VM in the state it was left in, or says what became of it.
@@ -13,8 +14,8 @@ pub fn apply(machine: &mut Machine, found: Found) -> Vec<Action> {
         State::Running => machine.ready = true,
         State::Stopping => machine.again = found.goal != Goal::Stopped,
         State::Paused => {
-            machine.phase = Phase::Paused;
-            machine.goal = Goal::Paused;
+            machine.phase = if found.paused { Phase::Paused } else { Phase::Up };
+            machine.goal = if found.paused { Goal::Paused } else { Goal::Running };
             machine.ready = found.errors.is_empty();
             machine.failures = found.errors;
         }
@@ -38,7 +39,7 @@ fn with_nothing(machine: &mut Machine, found: Found) -> Vec<Action> {
     let why = match found.state {
         State::Broken => found.errors,
         state if !state.is_live() || !found.same_boot || found.goal == Goal::Stopped => vec![],
-        _ if restarting => return boot(machine),
+        _ if restarting => return begin(machine),
         State::Starting if !found.launched => {
             let step = found.step.unwrap_or_else(|| "starting".into());
             vec![format!("the hostagent was ended while {step}")]

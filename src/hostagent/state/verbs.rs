@@ -1,6 +1,7 @@
 //! What each verb means in each phase. A goal that is reached or being reached is success; a wrong state is refused.
 
-use super::{Action, Call, Machine, Phase, boot, kill};
+use super::boot::begin;
+use super::{Action, Call, Machine, Phase, kill};
 use crate::status::{Goal, Verb};
 
 /// Answers `verb` with exactly one of `Accept` and `Refuse`, first.
@@ -24,7 +25,7 @@ type Outcome = Result<Vec<Action>, &'static str>;
 
 fn at_rest(machine: &mut Machine, verb: Verb) -> Outcome {
     match verb {
-        Verb::Start => Ok(boot(machine)),
+        Verb::Start => Ok(begin(machine)),
         Verb::Stop | Verb::Kill => {
             machine.goal = Goal::Stopped;
             Ok(vec![])

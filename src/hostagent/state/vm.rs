@@ -2,7 +2,8 @@
 
 use limafs_driver::VmEvent;
 
-use super::{Action, Call, Machine, Phase, Step, finish, settle};
+use super::boot::settle;
+use super::{Action, Call, Machine, Phase, Step, finish};
 use crate::status::Goal;
 
 /// Takes note of what the VM did, which may be its end.

@@ -55,10 +55,7 @@ fn b01_an_empty_document_has_no_images() {
     }
 }
 
-#[test]
-fn effective_round_trips() {
-    let filled = accepted("").filled;
-    let text = to_yaml(&filled).unwrap();
-    println!("{text}");
-    assert_eq!(load_text(&text).unwrap().filled, filled);
-}
+mod cases;
+mod documents;
+mod filling;
+mod hostile;
