@@ -216,7 +216,8 @@ impl Fleet {
     pub fn kill_daemon(&self) -> Outcome {
         let pid = self.daemon()?;
         procs::signal(pid, Signal::KILL);
-        wait_until("the end of the killed daemon", secs(5), || !procs::is_alive(pid))
+        wait_until("the end of the killed daemon", secs(5), || !procs::is_alive(pid))?;
+        wait_until("its tree answers with an error", secs(5), || rustix::fs::statfs(&self.mnt).is_err())
     }
 
     /// How often the mountpoint is in the mount table.
@@ -229,7 +230,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        let _ = self.limafs(&["unmount", &self.mnt.display().to_string()]);
+        let _ = self.limafs(&["unmount"]);
         for pid in self.processes() {
             procs::signal(pid, Signal::KILL);
         }

@@ -204,7 +204,7 @@ fn usage_errors_exit_with_2() -> Outcome {
     }
     same!(fleet.limafs(&["--help"])?.code, 0);
     same!(fleet.limafs(&["--version"])?.code, 0);
-    same!(fleet.limafs(&["mount", "/nowhere/at/all"])?.code, 1);
+    same!(fleet.limafs(&["mount", "/proc/nowhere"])?.code, 1);
     Ok(())
 }
 

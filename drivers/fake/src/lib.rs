@@ -8,6 +8,7 @@ mod process;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,7 +110,7 @@ impl Fake {
     /// What the console of a guest would be.
     fn console(&self, line: &str) {
         let path = self.state(|state| state.dir.join("serial.log"));
-        let log = fs::File::options().create(true).append(true).open(path);
+        let log = fs::File::options().create(true).append(true).mode(0o600).open(path);
         // A console that is lost costs a test its console and nothing else.
         let _ = log.and_then(|mut log| writeln!(log, "fake: {line}"));
     }
