@@ -72,7 +72,7 @@ impl Fleet {
         if ran.code != 0 {
             return Err(format!("limafs mount failed: {ran:?}").into());
         }
-        if !self.mnt.join("README.md").is_file() {
+        if self.read("README.md").is_empty() {
             return Err("limafs mount came back, but there is no README.md in the tree".into());
         }
         Ok(())
@@ -90,7 +90,8 @@ impl Fleet {
         command.env("HOME", self.root()).env("LIMA_HOME", &self.home).env("M", &self.mnt).env("H", &self.home);
         command.env_remove("XDG_DATA_HOME").env_remove("XDG_CACHE_HOME").env_remove("XDG_CONFIG_HOME");
         command.env("LC_ALL", "C").envs(self.env.iter().cloned());
-        if self.mnt.is_dir() {
+        // Nobody but its user may look into a user's mount.
+        if self.user.is_some() || self.mnt.is_dir() {
             command.current_dir(&self.mnt);
         }
         if let Some((uid, gid)) = self.user {
@@ -125,6 +126,9 @@ impl Fleet {
 
     /// A file of the tree; empty when it cannot be read.
     pub fn read(&self, path: &str) -> String {
+        if self.user.is_some() {
+            return self.sh(&format!("cat {path}")).map(|ran| ran.out).unwrap_or_default();
+        }
         fs::read_to_string(self.mnt.join(path)).unwrap_or_default()
     }
 
