@@ -44,8 +44,8 @@ const ENVIRONMENT: &[&str] = &[
 ];
 const ENVIRONMENT_PREFIXES: &[&str] = &["LC_", "XDG_", "LIMA", "QEMU_SYSTEM_", "SSH_", "SSL_CERT_"];
 
-/// Starts a hostagent for an instance and comes back when it listens. One that ends before, because there was nothing
-/// to adopt, is no error.
+/// Starts a hostagent for an instance and comes back when it listens. One that has done all it had to before that, with
+/// nothing to adopt or a boot that failed at once, is no error: the record says what became of it.
 pub async fn spawn(home: &Home, name: &Name, adopt: bool) -> Result<u32> {
     let program = std::env::current_exe().map_err(|error| Error::failed("the path of limafs", error))?;
     let mut command = Command::new(program);
@@ -71,7 +71,7 @@ pub(super) async fn launch(mut command: Command, name: &Name, dir: &Path, adopt:
     let listening = timeout(LISTENS, wait_until_it_listens(&mut child, dir, pid)).await;
     let result = match listening {
         Ok(Ok(None)) => Ok(pid),
-        Ok(Ok(Some(status))) if adopt && status.success() => Ok(pid),
+        Ok(Ok(Some(status))) if status.success() => Ok(pid),
         Ok(Ok(Some(status))) => Err(Error::failed(format!("the hostagent of {name}"), ended(status, &stderr))),
         Ok(Err(error)) => Err(error),
         Err(_) => {

@@ -1,17 +1,17 @@
 //! Fields that Lima has renamed: read at their old place, moved to the new one, warned of.
 
-use limafs_driver::Config;
+use limafs_driver::{Config, Rosetta};
 use serde_json::{Map, Value};
 
 use super::remarks::Remarks;
 
 pub fn move_fields(config: &mut Config, warnings: &mut Remarks) {
-    if let Some(types) = config.cpu_type.take() {
+    if let Some(types) = config.cpu_type.take().filter(|types| !types.is_empty()) {
         let types = types.into_iter().map(|(arch, word)| (arch, Value::String(word))).collect();
         move_to(config, "qemu", "cpuType", types);
         warnings.add("cpuType", "deprecated, use vmOpts.qemu.cpuType");
     }
-    if let Some(rosetta) = config.rosetta.take() {
+    if let Some(rosetta) = config.rosetta.take().filter(|rosetta| *rosetta != Rosetta::default()) {
         let fields = [("enabled", rosetta.enabled), ("binfmt", rosetta.bin_fmt)];
         let fields = fields.into_iter().filter_map(|(name, switch)| Some((name.to_owned(), Value::Bool(switch?))));
         move_to(config, "vz", "rosetta", fields.collect());

@@ -1,12 +1,13 @@
 //! The variables of lima.yaml: which there are for texts meant for the guest, for the host, and for the message.
 //! A text that cannot be expanded stays as it is, with a warning, as in Lima.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use limafs_driver::{Config, Network};
 
 use super::remarks::Remarks;
-use super::template::{self, Value};
+use super::template::{self, Fuel, Value};
 use super::{Context, size};
 use crate::error::{Error, Result};
 use crate::names::{CONFIG_DIR, SSH_CONFIG, USER_KEY};
@@ -15,20 +16,28 @@ use crate::names::{CONFIG_DIR, SSH_CONFIG, USER_KEY};
 pub struct Expander {
     guest: Value,
     host: Value,
+    fuel: RefCell<Fuel>,
 }
 
 impl Expander {
     /// `config` has its user filled already, for that is what the guest's variables tell.
     pub fn new(config: &Config, context: &Context) -> Self {
-        Self { guest: guest(config, context), host: host(config, context) }
+        Self { guest: guest(config, context), host: host(config, context), fuel: RefCell::default() }
     }
 
     pub fn guest(&self, field: &str, text: &str, warnings: &mut Remarks) -> String {
-        expand(field, text, &self.guest, warnings)
+        self.expand(field, text, &self.guest, warnings)
     }
 
     pub fn host(&self, field: &str, text: &str, warnings: &mut Remarks) -> String {
-        expand(field, text, &self.host, warnings)
+        self.expand(field, text, &self.host, warnings)
+    }
+
+    fn expand(&self, field: &str, text: &str, variables: &Value, warnings: &mut Remarks) -> String {
+        template::expand(text, variables, &mut self.fuel.borrow_mut()).unwrap_or_else(|why| {
+            warnings.add(field, format!("variables stay as they are, {why}"));
+            text.to_owned()
+        })
     }
 }
 
@@ -41,14 +50,7 @@ pub fn message(filled: &Config, context: &Context, ssh_local_port: u16) -> Resul
     let instance = instance(filled, context, ssh_local_port);
     let mut root = instance.clone();
     root.push(("Instance", Value::map(instance)));
-    template::expand(text, &Value::map(root)).map_err(|why| Error::invalid("message", why))
-}
-
-fn expand(field: &str, text: &str, variables: &Value, warnings: &mut Remarks) -> String {
-    template::expand(text, variables).unwrap_or_else(|why| {
-        warnings.add(field, format!("variables stay as they are, {why}"));
-        text.to_owned()
-    })
+    template::expand(text, &Value::map(root), &mut Fuel::default()).map_err(|why| Error::invalid("message", why))
 }
 
 fn guest(config: &Config, context: &Context) -> Value {

@@ -52,18 +52,36 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     let filled = fill(&written, context, &mut warnings);
     validate(&written, &filled, &mut faults, &mut warnings);
     if let Err(error) = message(&filled, context, 0) {
-        warnings.add("message", error.to_string());
+        warnings.say("message", error.to_string());
     }
+    let warnings = warnings.into_lines(&tree);
     if faults.is_empty() {
-        Ok(Loaded { written, filled, warnings: warnings.into_lines(&tree) })
-    } else {
-        Err(Error::Document(faults.into_lines(&tree)))
+        return Ok(Loaded { written, filled, warnings });
     }
+    // What is missing may be there under a misspelt key, so the warnings belong to the answer.
+    let warnings = warnings.into_iter().map(|warning| format!("warning: {warning}"));
+    Err(Error::Document(faults.into_lines(&tree).into_iter().chain(warnings).collect()))
+}
+
+/// Whether an instance that has a disk can become `new`. Both are filled.
+pub fn check_change(old: &Config, new: &Config) -> Result<()> {
+    if old.vm_type != new.vm_type {
+        return Err(Error::invalid("vmType", "cannot be changed for an existing instance"));
+    }
+    let bytes = |config: &Config| config.disk.as_deref().and_then(size).unwrap_or_default();
+    let (before, after) = (bytes(old), bytes(new));
+    if after < before {
+        let why = format!("shrinking the disk ({} -> {}) is not supported", format_size(before), format_size(after));
+        return Err(Error::invalid("disk", why));
+    }
+    Ok(())
 }
 
 /// The filled configuration as YAML.
 pub fn to_yaml(filled: &Config) -> Result<String> {
-    serde_yaml::to_string(filled).map_err(|error| Error::failed("effective.yaml", error))
+    // Folding would break long lines of scripts for the reader's eye.
+    let options = serde_yaml::ser_options! { folded_wrap_chars: usize::MAX };
+    serde_yaml::to_string_with_options(filled, options).map_err(|error| Error::failed("effective.yaml", error))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Bytes to a document: what YAML forbids or what would exhaust this machine is refused here.
 
 use limafs_driver::Config;
+use serde_yaml::budget::BudgetBreach;
 
 use super::read::read;
 use super::remarks::Remarks;
@@ -19,6 +20,7 @@ pub struct Parsed {
     pub faults: Remarks,
 }
 
+/// The schema's types of a document, and the remarks on what did not fit them. Fails where there is no document at all.
 pub fn parse(text: &[u8]) -> Result<Parsed> {
     if text.len() > MOST_BYTES {
         return Err(Error::TooBig { what: LIMA_YAML.into(), limit: MOST_BYTES });
@@ -62,15 +64,15 @@ fn tree(text: &str) -> Result<Tree> {
 fn options() -> serde_yaml::Options {
     let budget = serde_yaml::budget! {
         max_depth: 48,
-        max_nodes: 50_000,
-        max_events: 150_000,
+        max_nodes: 20_000,
+        max_events: 60_000,
         max_aliases: 1_000,
         max_anchors: 1_000,
         // One too many, so that the parser and not the budget says so.
         max_documents: 2,
         max_total_scalar_bytes: 4 << 20,
         max_recorded_anchor_bytes: 4 << 20,
-        max_recorded_anchor_events: 50_000,
+        max_recorded_anchor_events: 20_000,
         max_merge_keys: 1_000,
     };
     let mut options = serde_yaml::options! {
@@ -91,13 +93,33 @@ fn sentence(error: &serde_yaml::Error) -> String {
     // The parser says the place too, but after the sentence.
     let told = told.split(" at line ").next().unwrap_or_default();
     let why = match error {
-        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => format!("{key}: duplicate key"),
+        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("{}: duplicate key", key.chars().take(100).collect::<String>())
+        }
         serde_yaml::Error::MultipleDocuments { .. } => "more than one document in the file".into(),
-        serde_yaml::Error::Budget { breach, .. } => format!("the document is too complex ({breach:?})"),
+        // Only keys are asked for as text here; values may be anything.
+        serde_yaml::Error::NullIntoString { .. } | serde_yaml::Error::Unexpected { expected: "string scalar", .. } => {
+            "a key must be text".into()
+        }
+        serde_yaml::Error::Budget { breach, .. } => excess(breach).into(),
         _ => told.to_owned(),
     };
     match at {
         Some(at) => format!("{at}: {why}"),
         None => why,
+    }
+}
+
+/// Which of the bounds was hit.
+fn excess(breach: &BudgetBreach) -> &'static str {
+    match breach {
+        BudgetBreach::Depth { .. } => "nested too deeply",
+        BudgetBreach::ScalarBytes { .. } | BudgetBreach::RecordedAnchorBytes { .. } => "too much text behind aliases",
+        BudgetBreach::Aliases { .. }
+        | BudgetBreach::Anchors { .. }
+        | BudgetBreach::AliasAnchorRatio { .. }
+        | BudgetBreach::RecordedAnchorEvents { .. }
+        | BudgetBreach::MergeKeys { .. } => "too many anchors or aliases",
+        _ => "too many values",
     }
 }

@@ -1,6 +1,7 @@
 //! Reads the schema's types out of a tree. A fault names its field and place; keys that no type asks for are noted.
 //! Follows Lima where a value is not of the type: numbers pass for text and numeric text for numbers, `null` is zero.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::slice;
@@ -135,8 +136,15 @@ impl<'a> Reader<'a> {
     }
 
     /// The scalar as it was written.
-    fn written(&self) -> &'a str {
-        self.session.source.get(self.tree.source.clone()).unwrap_or_default().trim()
+    fn written(&self) -> Cow<'a, str> {
+        let written = self.session.source.get(self.tree.source.clone()).unwrap_or_default().trim();
+        match self.node() {
+            _ if !written.is_empty() => written.into(),
+            Node::Bool(value) => value.to_string().into(),
+            Node::Int(value) => value.to_string().into(),
+            Node::Float(value) => value.to_string().into(),
+            _ => written.into(),
+        }
     }
 
     /// The value for a sentence: short, on one line.
@@ -147,7 +155,7 @@ impl<'a> Reader<'a> {
                 format!("{short:?}{}", if short.len() < text.len() { "..." } else { "" })
             }
             Node::Null => "null".into(),
-            Node::Bool(_) | Node::Int(_) | Node::Float(_) => self.written().into(),
+            Node::Bool(_) | Node::Int(_) | Node::Float(_) => self.written().into_owned(),
             Node::List(_) | Node::Map(_) => self.tree.kind().into(),
         }
     }
@@ -231,7 +239,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         match self.node() {
             Node::Text(text) => visitor.visit_str(text),
             Node::Null => visitor.visit_str(""),
-            Node::Bool(_) | Node::Int(_) | Node::Float(_) => visitor.visit_str(self.written()),
+            Node::Bool(_) | Node::Int(_) | Node::Float(_) => visitor.visit_str(&self.written()),
             Node::List(_) | Node::Map(_) => Err(self.expected("text")),
         }
     }

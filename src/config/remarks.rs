@@ -5,6 +5,9 @@ use super::tree::{Position, Tree};
 /// More lines than this help nobody.
 const MOST_LINES: usize = 50;
 
+/// In characters. A sentence quotes what was written, which may be long.
+const LONGEST_LINE: usize = 400;
+
 /// Remarks on one document.
 #[derive(Debug, Default)]
 pub struct Remarks {
@@ -26,14 +29,19 @@ impl Remarks {
     pub fn add(&mut self, field: impl Into<String>, why: impl AsRef<str>) {
         let field = field.into();
         let sentence = format!("{field}: {}", why.as_ref());
-        self.push(Remark { field, sentence, at: None });
+        self.say(field, sentence);
     }
 
     /// `FIELD must be set`
     pub fn must_be_set(&mut self, field: impl Into<String>) {
         let field = field.into();
         let sentence = format!("{field} must be set");
-        self.push(Remark { field, sentence, at: None });
+        self.say(field, sentence);
+    }
+
+    /// A sentence that names the field by itself.
+    pub fn say(&mut self, field: impl Into<String>, sentence: impl Into<String>) {
+        self.push(Remark { field: field.into(), sentence: sentence.into(), at: None });
     }
 
     /// For a place that is known better than by the field.
@@ -47,7 +55,11 @@ impl Remarks {
         self.closed.push(field);
     }
 
-    fn push(&mut self, remark: Remark) {
+    fn push(&mut self, mut remark: Remark) {
+        if let Some((end, _)) = remark.sentence.char_indices().nth(LONGEST_LINE) {
+            remark.sentence.truncate(end);
+            remark.sentence.push_str("...");
+        }
         if !self.closed.iter().any(|closed| is_within(&remark.field, closed)) {
             self.list.push(remark);
         }

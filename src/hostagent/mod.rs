@@ -57,7 +57,10 @@ pub fn run(home: Home, name: Name, adopt: bool) -> Result<()> {
     let result = runtime.block_on(async {
         let host = Host::detect()?;
         let steps = Arc::new(boot::Boot { home, name: name.clone(), dir: dir.clone(), host });
-        live(Life { name, dir, adopt, steps, lima: Box::new(io::stdout()) }).await
+        let (requests_to, requests) = mpsc::channel(32);
+        let mut signals = JoinSet::new();
+        signals.spawn(pass_signals(requests_to.clone())?);
+        live(Life { name, dir, adopt, steps, lima: Box::new(io::stdout()), requests_to, requests }).await
     });
     // Without waiting for file work that a task left behind.
     runtime.shutdown_background();
@@ -74,25 +77,25 @@ struct Life {
     adopt: bool,
     steps: Arc<dyn Steps>,
     lima: Box<dyn Write + Send>,
+    requests_to: mpsc::Sender<Request>,
+    requests: mpsc::Receiver<Request>,
 }
 
 async fn live(life: Life) -> Result<End> {
-    let Life { name, dir, adopt, steps, lima } = life;
+    let Life { name, dir, adopt, steps, lima, requests_to, requests } = life;
     let lock = take_over(&name, &dir).await?;
     let record = store::record(&dir);
     let listener = serve::listen(&dir.join(names::HA_SOCK))?;
     let pid = dir.join(names::HA_PID);
     store::replace(&pid, format!("{}\n", std::process::id()).as_bytes(), 0o644)?;
 
-    let (requests_to, requests) = mpsc::channel(32);
     let journal = Journal::new(name.as_str(), &dir, lima);
     let events = journal.listen();
     let mut actor = Actor::new(Setup { name, dir: dir.clone(), steps, record: record.clone(), journal, requests });
     let first = begin(&mut actor, adopt, record).await;
-    let sources = serve::Sources { status: actor.watch(), events, requests: requests_to.clone() };
+    let sources = serve::Sources { status: actor.watch(), events, requests: requests_to };
     let (last_call, called) = oneshot::channel();
     let mut beside = JoinSet::new();
-    beside.spawn(pass_signals(requests_to)?);
     beside.spawn(logs::keep_within_limits(dir.clone()));
     let mut server = JoinSet::new();
     server.spawn(serve::serve(listener, sources, called));

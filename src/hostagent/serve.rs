@@ -1,6 +1,9 @@
 //! ha.sock: HTTP/1.1 for Lima's tools (`/v1/info`) and for the mount (status, events, commands). Reads what the actor
 //! publishes and sends it requests; a slow reader costs itself only.
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::fs;
 use std::io;

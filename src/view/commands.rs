@@ -8,11 +8,11 @@ use super::ino::{Key, Target};
 use super::node::Command;
 use super::snapshot::{Definition, Live, Snapshot};
 use super::{Attr, View};
-use crate::agent;
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
 use crate::status::{Goal, State, Verb};
 use crate::store::{self, Lock, Record};
+use crate::{agent, config};
 
 /// A hostagent that has said its last word needs a moment to let go of the instance.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -271,19 +271,10 @@ impl View {
 /// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.
 fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
     let new = snapshot.load(text)?.filled;
-    let Some(old) = snapshot.loaded().map(|loaded| &loaded.filled) else { return Ok(()) };
-    if !snapshot.dir.join(names::DISK).exists() {
-        return Ok(());
+    match snapshot.loaded() {
+        Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
+        _ => Ok(()),
     }
-    let size = |config: &limafs_driver::Config| config.disk.as_deref().and_then(crate::config::size).unwrap_or(0);
-    if size(&new) < size(old) {
-        let (from, to) = (old.disk.clone().unwrap_or_default(), new.disk.clone().unwrap_or_default());
-        return Err(Error::invalid("disk", format!("shrinking the disk ({from} to {to}) is not supported")));
-    }
-    if new.vm_type != old.vm_type {
-        return Err(Error::invalid("vmType", "cannot change once the instance has a disk"));
-    }
-    Ok(())
 }
 
 fn prefixed(error: Error) -> Error {

@@ -98,7 +98,7 @@ struct Inner {
 impl View {
     /// An empty tree of `home`; [`View::start`] fills it and keeps it true.
     pub fn new(home: Home, host: Host, shared: bool) -> Self {
-        let tree = Tree::new(&home, shared);
+        let tree = Tree::new(&home);
         Self(Arc::new(Inner {
             home,
             host,

@@ -100,7 +100,6 @@ pub const INSTANCE: &[Node] = &[
 pub const WAIT_DIR: &str = "wait";
 
 pub const DEFINITION: NodeId = NodeId(0);
-pub const STATE: NodeId = NodeId(2);
 
 /// The files of the root.
 pub const ROOT: &[RootNode] = &[
@@ -184,7 +183,6 @@ mod tests {
     #[test]
     fn the_named_ids_are_the_nodes_they_name() {
         assert_eq!(DEFINITION.node().name, names::LIMA_YAML);
-        assert_eq!(STATE.node().name, "state");
         assert_eq!(ROOT_LIST.root_node().body, RootBody::List);
         assert_eq!(ROOT_EVENTS.root_node().body, RootBody::Events);
         assert_eq!(ROOT_ERROR.root_node().body, RootBody::Error);

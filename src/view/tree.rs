@@ -23,7 +23,6 @@ pub struct Tree {
     names: BTreeMap<Name, Key>,
     instances: HashMap<Key, Instance>,
     pub home: Home,
-    pub shared: bool,
     /// When an instance last came or went.
     pub changed: SystemTime,
     /// Counts everything that `list` could show.
@@ -73,14 +72,13 @@ impl Rendered {
 }
 
 impl Tree {
-    pub fn new(home: &Home, shared: bool) -> Self {
+    pub fn new(home: &Home) -> Self {
         let now = SystemTime::now();
         Self {
             inodes: Inodes::default(),
             names: BTreeMap::new(),
             instances: HashMap::new(),
             home: home.clone(),
-            shared,
             changed: now,
             version: 0,
             list: None,

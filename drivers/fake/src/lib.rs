@@ -1,16 +1,14 @@
-//! A driver whose VM is a sleeping process. For tests only: it boots no guest, has no ssh, and can be told to fail.
+//! A driver whose VM is a sleeping process. For tests only: it can be told to fail, hang, die and refuse.
+//! Never touches a process but one whose first argument is this instance's `fake.pid`.
 //!
-//! `vmOpts.fake` in lima.yaml: `fail: [start, stop, ...]` operations that fail; `hang: [...]` operations that never end;
-//! `ignorePowerdown: true` a guest that does not hear `stop`. The words are the trait's.
-//! SIGTERM to the process is a guest that powers itself off; any other end is a crash.
+//! Told by `vmOpts.fake` in the configuration, or, at any moment and with precedence, by `fake.json` in the instance
+//! directory; see [`Behaviour`].
 
 mod process;
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,10 +16,32 @@ use async_trait::async_trait;
 use limafs_driver::{Accelerator, Driver, Error, Info, Instance, Result, Vm, VmEvent};
 use rustix::process::Signal;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::process::Process;
+
+/// How the fake VM behaves; the default is well.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Behaviour {
+    /// `start` fails with these words.
+    pub fail_start: Option<String>,
+    /// `start` never returns; nothing runs yet.
+    pub hang_start: bool,
+    /// `validate` fails with these words.
+    pub fail_validate: Option<String>,
+    /// The VM ends by itself after so many milliseconds, not cleanly.
+    pub die_after_ms: Option<u64>,
+    /// The VM powers itself off after so many milliseconds.
+    pub power_off_after_ms: Option<u64>,
+    /// `stop` gets no answer and ends in a kill.
+    pub ignore_powerdown: bool,
+    pub refuse_pause: bool,
+    /// Lines for the boot channel, sent at the start.
+    pub boot: Vec<String>,
+}
 
 /// Runs one instance as a sleeping process.
 #[derive(Debug, Default)]
@@ -31,26 +51,18 @@ pub struct Fake {
 
 #[derive(Debug, Default)]
 struct State {
-    dir: PathBuf,
-    orders: Orders,
+    instance: Option<Instance>,
     running: Option<Running>,
 }
 
 #[derive(Debug, Clone)]
 struct Running {
     process: Arc<Process>,
-    events: mpsc::Sender<VmEvent>,
-    /// Whether a stop was asked for.
-    stopping: Arc<AtomicBool>,
-}
-
-/// `vmOpts.fake`.
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-struct Orders {
-    fail: Vec<String>,
-    hang: Vec<String>,
-    ignore_powerdown: bool,
+    events: mpsc::WeakSender<VmEvent>,
+    /// Whether `stop` asked for the end.
+    stopping: Arc<watch::Sender<bool>>,
+    gone: watch::Receiver<bool>,
+    _tasks: Arc<JoinSet<()>>,
 }
 
 impl Fake {
@@ -62,57 +74,62 @@ impl Fake {
         use_it(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Fails or hangs where lima.yaml says so.
-    async fn obey(&self, operation: &str) -> Result<()> {
-        let orders = self.state(|state| state.orders.clone());
-        if orders.hang.iter().any(|word| word == operation) {
-            std::future::pending::<()>().await;
-        }
-        if orders.fail.iter().any(|word| word == operation) {
-            return Err(Error::failed(format!("fake {operation}"), "as it was told to"));
-        }
-        Ok(())
+    fn instance(&self) -> Result<Instance> {
+        self.state(|state| state.instance.clone()).ok_or_else(|| Error::failed("fake driver", "is not configured"))
     }
 
-    /// Watches a process until it ends, in a task of its own: the VM outlives this value.
-    fn watch(&self, process: Process) -> Vm {
-        let (events, receiver) = mpsc::channel(16);
-        let running = Running { process: Arc::new(process), events, stopping: Arc::default() };
-        self.state(|state| state.running = Some(running.clone()));
-        let pid = running.process.pid();
-        tokio::spawn(async move {
-            running.process.gone().await;
-            let event = running.process.ending(running.stopping.load(Ordering::Relaxed));
+    fn behaviour(&self) -> Result<Behaviour> {
+        let instance = self.instance()?;
+        if let Ok(text) = fs::read_to_string(instance.dir.join("fake.json")) {
+            return serde_json::from_str(&text).map_err(|error| Error::invalid("fake.json", error.to_string()));
+        }
+        behaviour(&instance)
+    }
+
+    fn running(&self) -> Result<Option<Running>> {
+        match self.state(|state| state.running.clone()).filter(|running| !*running.gone.borrow()) {
+            Some(running) => Ok(Some(running)),
+            None => Ok(self.find()?.map(|(running, _)| running)),
+        }
+    }
+
+    fn find(&self) -> Result<Option<(Running, mpsc::Receiver<VmEvent>)>> {
+        let dir = self.instance()?.dir;
+        Ok(Process::find(&pid_file(&dir)).map(|process| self.watch(process, &dir)))
+    }
+
+    fn watch(&self, process: Process, dir: &Path) -> (Running, mpsc::Receiver<VmEvent>) {
+        let (events, receiver) = mpsc::channel(64);
+        let (gone_sender, gone) = watch::channel(false);
+        let process = Arc::new(process);
+        let stopping = Arc::new(watch::Sender::new(false));
+        let (weak, dir) = (events.downgrade(), dir.to_owned());
+        let powers_off = self.behaviour().is_ok_and(|told| told.power_off_after_ms.is_some());
+        let mut tasks = JoinSet::new();
+        let (watched, asked) = (process.clone(), stopping.clone());
+        tasks.spawn(async move {
+            watched.ended().await;
+            let last = last_event(&watched, powers_off || *asked.borrow());
+            // A missing pid file is what was wanted.
+            let _ = fs::remove_file(pid_file(&dir));
+            gone_sender.send_replace(true);
             // Nobody may be listening any more.
-            let _ = running.events.send(event).await;
+            let _ = events.send(last).await;
         });
-        let accelerator = Accelerator { name: "none".into(), reason: "the VM is a pretended one".into() };
-        Vm { pid: Some(pid), accelerator: Some(accelerator), events: receiver }
-    }
-
-    fn running(&self) -> Option<Running> {
-        if let Some(running) = self.state(|state| state.running.clone()).filter(|it| it.process.is_alive()) {
-            return Some(running);
-        }
-        let process = Process::find(&self.state(|state| state.dir.clone()))?;
-        self.watch(process);
-        self.state(|state| state.running.clone())
+        let running = Running { process, events: weak, stopping, gone, _tasks: Arc::new(tasks) };
+        self.state(|state| state.running = Some(running.clone()));
+        (running, receiver)
     }
 
     async fn signal(&self, signal: Signal, event: VmEvent) -> Result<()> {
-        let running = self.running().ok_or(Error::NotRunning)?;
-        running.process.signal(signal).map_err(Error::io("signal"))?;
-        // Nobody may be listening any more.
-        let _ = running.events.send(event).await;
+        let running = self.running()?.ok_or(Error::NotRunning)?;
+        running.process.signal(signal).map_err(|error| Error::failed("fake VM", error))?;
+        // A signal takes its time on a busy machine, and whoever attaches next looks at the process.
+        while !*running.gone.borrow() && running.process.is_paused() != (signal == Signal::STOP) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tell(&running, event).await;
         Ok(())
-    }
-
-    /// What the console of a guest would be.
-    fn console(&self, line: &str) {
-        let path = self.state(|state| state.dir.join("serial.log"));
-        let log = fs::File::options().create(true).append(true).mode(0o600).open(path);
-        // A console that is lost costs a test its console and nothing else.
-        let _ = log.and_then(|mut log| writeln!(log, "fake: {line}"));
     }
 }
 
@@ -123,149 +140,135 @@ impl Driver for Fake {
     }
 
     async fn configure(&self, instance: Instance) -> Result<Instance> {
-        let options = instance.config.vm_opts.as_ref().and_then(|options| options.get("fake")).cloned();
-        let orders = serde_json::from_value(options.unwrap_or_else(|| serde_json::json!({})))
-            .map_err(|error| Error::invalid("vmOpts.fake", error.to_string()))?;
-        self.state(|state| {
-            state.dir = instance.dir.clone();
-            state.orders = orders;
-        });
+        behaviour(&instance)?;
+        self.state(|state| state.instance = Some(instance.clone()));
         Ok(instance)
     }
 
     async fn validate(&self) -> Result<()> {
-        self.obey("validate").await
-    }
-
-    async fn create(&self) -> Result<()> {
-        self.obey("create").await
+        self.behaviour()?.fail_validate.map_or(Ok(()), |why| Err(Error::failed("validate", why)))
     }
 
     async fn create_disk(&self) -> Result<()> {
-        self.obey("createDisk").await?;
-        let dir = self.state(|state| state.dir.clone());
-        if !dir.join("disk").exists() {
-            fs::rename(dir.join("image"), dir.join("disk")).map_err(Error::io(dir.join("image")))?;
+        let dir = self.instance()?.dir;
+        let (image, disk) = (dir.join("image"), dir.join("disk"));
+        if disk.exists() || !image.exists() {
+            return Ok(());
         }
-        Ok(())
+        fs::rename(&image, &disk).map_err(Error::io(image))
     }
 
     async fn start(&self) -> Result<Vm> {
-        self.obey("start").await?;
-        let process = Process::spawn(&self.state(|state| state.dir.clone()))?;
-        let vm = self.watch(process);
-        self.console("booting");
-        Ok(vm)
+        let behaviour = self.behaviour()?;
+        if let Some(why) = behaviour.fail_start {
+            return Err(Error::failed("start", why));
+        }
+        if behaviour.hang_start {
+            std::future::pending::<()>().await;
+        }
+        let dir = self.instance()?.dir;
+        if Process::find(&pid_file(&dir)).is_some() {
+            return Err(Error::failed("start", "the VM runs already"));
+        }
+        let process = Process::spawn(&pid_file(&dir), behaviour.die_after_ms.or(behaviour.power_off_after_ms))?;
+        write(&pid_file(&dir), &format!("{}\n", process.pid()))?;
+        write(&dir.join("serial.log"), "the fake VM sleeps\n")?;
+        let (running, events) = self.watch(process, &dir);
+        for line in behaviour.boot {
+            tell(&running, VmEvent::Boot(line)).await;
+        }
+        Ok(vm(&running, events))
     }
 
     async fn attach(&self) -> Result<Option<Vm>> {
-        self.obey("attach").await?;
-        let Some(process) = Process::find(&self.state(|state| state.dir.clone())) else { return Ok(None) };
-        let paused = process.is_paused();
-        let vm = self.watch(process);
-        if paused && let Some(running) = self.state(|state| state.running.clone()) {
-            // The channel is new and has room.
-            let _ = running.events.try_send(VmEvent::Paused);
+        let Some((running, events)) = self.find()? else { return Ok(None) };
+        if running.process.is_paused() {
+            tell(&running, VmEvent::Paused).await;
         }
-        Ok(Some(vm))
+        Ok(Some(vm(&running, events)))
     }
 
     async fn stop(&self, grace: Duration) -> Result<()> {
-        self.obey("stop").await?;
-        let Some(Running { process, stopping, .. }) = self.running() else { return Ok(()) };
-        stopping.store(true, Ordering::Relaxed);
-        self.console("powering down");
-        if !self.state(|state| state.orders.ignore_powerdown) {
-            process.signal(Signal::TERM).map_err(Error::io("signal"))?;
-            process.signal(Signal::CONT).map_err(Error::io("signal"))?;
+        let Some(mut running) = self.running()? else { return Ok(()) };
+        tell(&running, VmEvent::PoweringDown).await;
+        if !self.behaviour()?.ignore_powerdown {
+            running.stopping.send_replace(true);
+            // Ended already is what was wanted; a paused one takes the signal when it goes on.
+            let _ = running.process.signal(Signal::TERM).and_then(|()| running.process.signal(Signal::CONT));
         }
-        if timeout(grace, process.gone()).await.is_err() {
-            return self.kill().await;
-        }
-        Ok(())
+        let in_time = timeout(grace, running.gone.wait_for(|gone| *gone)).await.is_ok();
+        if in_time { Ok(()) } else { self.kill().await }
     }
 
     async fn kill(&self) -> Result<()> {
-        self.obey("kill").await?;
-        let Some(Running { process, .. }) = self.running() else { return Ok(()) };
-        process.signal(Signal::KILL).map_err(Error::io("signal"))?;
-        process.gone().await;
+        let Some(mut running) = self.running()? else { return Ok(()) };
+        running.process.signal(Signal::KILL).map_err(|error| Error::failed("killing the fake VM", error))?;
+        // An error means that the watching ended, with the process.
+        let _ = running.gone.wait_for(|gone| *gone).await;
         Ok(())
     }
 
     async fn pause(&self) -> Result<()> {
-        self.obey("pause").await?;
+        if self.behaviour()?.refuse_pause {
+            return Err(Error::failed("pause", "refused"));
+        }
         self.signal(Signal::STOP, VmEvent::Paused).await
     }
 
     async fn resume(&self) -> Result<()> {
-        self.obey("resume").await?;
         self.signal(Signal::CONT, VmEvent::Resumed).await
     }
 
     async fn reset(&self) -> Result<()> {
-        self.obey("reset").await?;
-        self.console("booting");
-        self.signal(Signal::CONT, VmEvent::Reset).await
+        let running = self.running()?.ok_or(Error::NotRunning)?;
+        tell(&running, VmEvent::Reset).await;
+        Ok(())
     }
 
-    /// There is no ssh: such a VM is ready as soon as it runs.
+    /// Empty: the guest has no ssh, and is ready when it runs.
     async fn ssh_address(&self) -> Result<String> {
         Ok(String::new())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn configured(dir: &std::path::Path, orders: serde_json::Value) -> Fake {
-        let driver = Fake::new();
-        let mut instance = Instance { name: "foo".into(), dir: dir.to_owned(), ..Instance::default() };
-        instance.config.vm_opts = Some([("fake".to_owned(), orders)].into());
-        driver.configure(instance).await.unwrap();
-        driver
+fn behaviour(instance: &Instance) -> Result<Behaviour> {
+    match instance.config.vm_opts.as_ref().and_then(|options| options.get("fake")) {
+        None => Ok(Behaviour::default()),
+        Some(value) => {
+            serde_json::from_value(value.clone()).map_err(|error| Error::invalid("vmOpts.fake", error.to_string()))
+        }
     }
+}
 
-    #[tokio::test]
-    async fn a_vm_starts_pauses_and_is_stopped_cleanly() {
-        let dir = tempfile::tempdir().unwrap();
-        let driver = configured(dir.path(), serde_json::json!({})).await;
-        let mut vm = driver.start().await.unwrap();
-        driver.pause().await.unwrap();
-        assert_eq!(vm.events.recv().await, Some(VmEvent::Paused));
-        driver.resume().await.unwrap();
-        assert_eq!(vm.events.recv().await, Some(VmEvent::Resumed));
-        driver.stop(Duration::from_secs(10)).await.unwrap();
-        assert_eq!(vm.events.recv().await, Some(VmEvent::Exited { clean: true, reason: "shut down".into() }));
-        driver.stop(Duration::ZERO).await.unwrap();
-    }
+fn vm(running: &Running, events: mpsc::Receiver<VmEvent>) -> Vm {
+    let accelerator = Accelerator { name: "fake".into(), reason: String::new() };
+    Vm { pid: Some(running.process.pid()), accelerator: Some(accelerator), events }
+}
 
-    #[tokio::test]
-    async fn another_value_finds_a_running_vm() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = configured(dir.path(), serde_json::json!({})).await;
-        let vm = first.start().await.unwrap();
-        let second = configured(dir.path(), serde_json::json!({})).await;
-        assert_eq!(second.attach().await.unwrap().unwrap().pid, vm.pid);
-        second.kill().await.unwrap();
-        assert!(second.attach().await.unwrap().is_none());
+fn last_event(process: &Process, expected: bool) -> VmEvent {
+    match process.killed_by() {
+        Some(signal) if signal != Signal::TERM.as_raw() => {
+            VmEvent::Exited { clean: false, reason: format!("killed by signal {signal}") }
+        }
+        _ if expected => VmEvent::Exited { clean: true, reason: "shut down".into() },
+        _ => VmEvent::Exited { clean: false, reason: "ended".into() },
     }
+}
 
-    #[tokio::test]
-    async fn it_fails_where_it_is_told_to() {
-        let dir = tempfile::tempdir().unwrap();
-        let driver = configured(dir.path(), serde_json::json!({"fail": ["start"]})).await;
-        assert!(driver.start().await.err().unwrap().to_string().contains("fake start"));
-        assert!(driver.attach().await.unwrap().is_none());
+async fn tell(running: &Running, event: VmEvent) {
+    if let Some(events) = running.events.upgrade() {
+        // Nobody may be listening any more.
+        let _ = events.send(event).await;
     }
+}
 
-    #[tokio::test]
-    async fn a_guest_that_ignores_the_button_is_killed_after_the_grace() {
-        let dir = tempfile::tempdir().unwrap();
-        let driver = configured(dir.path(), serde_json::json!({"ignorePowerdown": true})).await;
-        let mut vm = driver.start().await.unwrap();
-        driver.stop(Duration::from_millis(1)).await.unwrap();
-        assert_eq!(vm.events.recv().await, Some(VmEvent::Exited { clean: false, reason: "killed by signal 9".into() }));
-    }
+fn pid_file(dir: &Path) -> PathBuf {
+    dir.join("fake.pid")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut options = fs::File::options();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::io(path))
 }

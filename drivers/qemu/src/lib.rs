@@ -120,7 +120,8 @@ impl Driver for Qemu {
         let instance = self.instance()?;
         let program = program::find(configure::machine(&instance)?).await?;
         plan::check_version(&instance, &program)?;
-        self.accelerator(&instance).await.map(drop)
+        let accelerator = self.accelerator(&instance).await?;
+        program.check_accelerator(&accelerator.name).await
     }
 
     async fn create_disk(&self) -> Result<()> {
@@ -139,7 +140,8 @@ impl Driver for Qemu {
         }
         if let Some(last) = self.state(|state| state.running.take()) {
             // Its last task is about to remove the sockets that the new one will have.
-            last.gone().await;
+            let late = |_| Error::Timeout { what: "the end of the last VM".into(), seconds: START_DEADLINE.as_secs() };
+            timeout(START_DEADLINE, last.gone()).await.map_err(late)?;
         }
         let machine = configure::machine(&instance)?;
         let program = program::find(machine).await?;

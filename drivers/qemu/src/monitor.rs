@@ -244,3 +244,7 @@ fn pass(answer: Answer, result: Result<Value, String>) {
     // The asker may have given up.
     let _ = answer.send(result);
 }
+
+#[cfg(test)]
+#[path = "monitor_tests.rs"]
+mod tests;

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_vm_is_known_by_its_pid_file_argument_and_nothing_less() {
         let ours = Path::new("/h/vm/qemu.pid");
-        assert!(has_pid_file(b"qemu\0-m\01\0-pidfile\0/h/vm/qemu.pid\0", ours));
+        assert!(has_pid_file(b"qemu\0-m\x001\0-pidfile\0/h/vm/qemu.pid\0", ours));
         assert!(!has_pid_file(b"qemu\0-pidfile\0/h/vm2/qemu.pid\0", ours));
         assert!(!has_pid_file(b"vi\0/h/vm/qemu.pid\0", ours));
         assert!(!has_pid_file(b"", ours));

@@ -46,6 +46,17 @@ impl fmt::Display for Version {
     }
 }
 
+impl Program {
+    /// Refuses an accelerator that was not built in.
+    pub(crate) async fn check_accelerator(&self, name: &str) -> Result<()> {
+        let known = ask(&self.words, &["-M", "none", "-accel", "help"]).await?;
+        match known.lines().any(|line| line.trim() == name) {
+            true => Ok(()),
+            false => Err(Error::failed(self.words[0].to_string_lossy(), format!("has no accelerator {name}"))),
+        }
+    }
+}
+
 /// Finds the program of an architecture and asks it for its version. Two short runs of it at most.
 pub(crate) async fn find(machine: &Machine) -> Result<Program> {
     let words = words(machine)?;

@@ -81,7 +81,9 @@ impl Running {
         // Cancel-safe: both are watches. An error of either means that the watching ended, with the process.
         tokio::select! {
             Ok(_) = seen.wait_for(|seen| seen.answered) => Ok(()),
-            _ = gone.wait_for(|gone| *gone) => Err(Error::failed("QEMU", self.stderr.words("ended without a word"))),
+            _ = gone.wait_for(|gone| *gone) => {
+                Err(Error::failed("QEMU", self.stderr.last_line().unwrap_or("ended without a word".into())))
+            }
         }
     }
 
@@ -146,7 +148,10 @@ impl End {
             Ending::Killed(signal) => (false, format!("killed by signal {signal}")),
             Ending::Exited(0) if shutdown => (true, "shut down".into()),
             Ending::Exited(0) => (true, "QEMU quit".into()),
-            Ending::Exited(code) => (false, self.stderr.words(&format!("exited with status {code}"))),
+            Ending::Exited(code) => {
+                let words = self.stderr.last_line().map(|line| format!(": {line}")).unwrap_or_default();
+                (false, format!("exited with status {code}{words}"))
+            }
             Ending::Unknown => (shutdown || *self.stopping.borrow(), "ended".into()),
         };
         VmEvent::Exited { clean, reason }
@@ -169,11 +174,9 @@ impl Tail {
         }
     }
 
-    /// The last line, or `otherwise`.
-    fn words(&self, otherwise: &str) -> String {
+    fn last_line(&self) -> Option<String> {
         let tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&tail);
-        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
-        line.map_or_else(|| otherwise.to_owned(), |line| format!("{otherwise}: {line}"))
+        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
     }
 }

@@ -1,5 +1,7 @@
 //! A real QEMU with a boot sector for a guest: what no command line and no fake can prove.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -58,18 +60,7 @@ impl Bench {
     }
 
     fn instance(&self) -> Instance {
-        let mut instance = Instance {
-            name: "bench".into(),
-            dir: self.dir(),
-            arch: "x86_64".into(),
-            cpus: 1,
-            memory: 64 << 20,
-            disk: 1 << 20,
-            ssh_local_port: free_port(),
-            ..Instance::default()
-        };
-        instance.config.firmware = Some(Firmware { legacy_bios: Some(true), images: None });
-        instance
+        instance(self.dir())
     }
 
     async fn another_driver(&self) -> Qemu {
@@ -89,6 +80,21 @@ impl Bench {
             assert!(!self.dir().join(name).exists(), "{name} is still there");
         }
     }
+}
+
+fn instance(dir: PathBuf) -> Instance {
+    let mut instance = Instance {
+        name: "bench".into(),
+        dir,
+        arch: "x86_64".into(),
+        cpus: 1,
+        memory: 64 << 20,
+        disk: 1 << 20,
+        ssh_local_port: free_port(),
+        ..Instance::default()
+    };
+    instance.config.firmware = Some(Firmware { legacy_bios: Some(true), images: None });
+    instance
 }
 
 impl Drop for Bench {
@@ -297,5 +303,75 @@ async fn an_outsider_may_pause_the_vm_through_limas_socket() {
     stream.read_line(&mut greeting).await.unwrap();
     assert!(greeting.contains("QMP"));
     assert_eq!(event(&mut vm).await, VmEvent::Paused);
+    bench.qemu.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_vm_that_lima_started_is_taken_up() {
+    let Some(bench) = Bench::new(SLEEP).await else { return };
+    let path = |name: &str| bench.dir().join(name).to_string_lossy().into_owned();
+    let chardev = format!("socket,id=char-qmp,path={},server=on,wait=off", path("qmp.sock").replace(',', ",,"));
+    let mut limas = Command::new("qemu-system-x86_64")
+        .args(["-machine", "none", "-accel", "tcg", "-display", "none", "-chardev", &chardev])
+        .args(["-qmp", "chardev:char-qmp", "-name", "lima-bench", "-pidfile", &path("qemu.pid")])
+        .spawn()
+        .unwrap();
+    until(|| bench.dir().join("qemu.pid").exists(), "qemu.pid").await;
+    let mut vm = bench.qemu.attach().await.unwrap().expect("it runs");
+    assert_eq!(vm.pid, Some(limas.id()));
+    assert_eq!(vm.accelerator.as_ref().unwrap().name, "tcg");
+    bench.qemu.pause().await.unwrap();
+    assert_eq!(event(&mut vm).await, VmEvent::Paused);
+    bench.qemu.kill().await.unwrap();
+    assert!(!exit(&mut vm).await.0);
+    // Reaped by the driver already, since it is our child.
+    assert!(limas.wait().is_err());
+    bench.assert_clean();
+}
+
+/// Not a test: the hostagent of the next one, when told the directory of an instance.
+#[tokio::test]
+async fn a_hostagent_that_starts_a_vm_and_waits() {
+    let Some(dir) = std::env::var_os("LIMAFS_TEST_INSTANCE").map(PathBuf::from) else { return };
+    let qemu = Qemu::new();
+    qemu.configure(instance(dir.clone())).await.unwrap();
+    let _vm = qemu.start().await.unwrap();
+    fs::write(dir.join("started"), "").unwrap();
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn the_vm_survives_kill_9_of_its_hostagent() {
+    let Some(bench) = Bench::new(SLEEP).await else { return };
+    let mut hostagent = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_hostagent_that_starts_a_vm_and_waits"])
+        .env("LIMAFS_TEST_INSTANCE", bench.dir())
+        .spawn()
+        .unwrap();
+    until(|| bench.dir().join("started").exists(), "the start").await;
+    hostagent.kill().unwrap();
+    hostagent.wait().unwrap();
+    let start = Instant::now();
+    let mut vm = bench.qemu.attach().await.unwrap().expect("the VM still runs");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    bench.serial_log_has("hello from the boot sector").await;
+    bench.qemu.pause().await.unwrap();
+    assert_eq!(event(&mut vm).await, VmEvent::Paused);
+    bench.qemu.kill().await.unwrap();
+    // Not our child: how it ended is for another to know.
+    assert_eq!(exit(&mut vm).await, (false, "ended".into()));
+    bench.assert_clean();
+}
+
+#[tokio::test]
+async fn the_serial_log_can_be_cut_while_it_grows() {
+    let Some(bench) = Bench::new(SLEEP).await else { return };
+    let _vm = bench.qemu.start().await.unwrap();
+    bench.serial_log_has("hello from the boot sector").await;
+    let log = bench.dir().join("serial.log");
+    fs::File::options().write(true).open(&log).unwrap().set_len(0).unwrap();
+    bench.qemu.reset().await.unwrap();
+    bench.serial_log_has("hello from the boot sector").await;
+    assert!(!fs::read(&log).unwrap().contains(&0), "a hole is left where the log was");
     bench.qemu.kill().await.unwrap();
 }

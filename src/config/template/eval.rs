@@ -3,19 +3,19 @@
 use super::functions::{self, shortcut};
 use super::parse::{Head, Node, Operand, Pipeline};
 use super::value::Value;
-use super::{FUEL, MOST_BYTES};
+use super::{Fuel, MOST_BYTES};
 
-pub fn run(nodes: &[Node], root: &Value) -> Result<String, String> {
-    let mut run = Run { out: String::new(), fuel: FUEL, variables: vec![(String::new(), root.clone())] };
+pub fn run(nodes: &[Node], root: &Value, fuel: &mut Fuel) -> Result<String, String> {
+    let mut run = Run { out: String::new(), fuel, variables: vec![(String::new(), root.clone())] };
     run.nodes(nodes, root)?;
     Ok(run.out)
 }
 
 const MOST_VARIABLES: usize = 1000;
 
-struct Run {
+struct Run<'a> {
     out: String,
-    fuel: usize,
+    fuel: &'a mut Fuel,
     /// The innermost last; the empty name is the root.
     variables: Vec<(String, Value)>,
 }
@@ -28,7 +28,7 @@ enum Flow {
     Continue,
 }
 
-impl Run {
+impl Run<'_> {
     fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
         for node in nodes {
             self.spend(1)?;
@@ -48,7 +48,7 @@ impl Run {
     }
 
     fn spend(&mut self, cost: usize) -> Result<(), String> {
-        self.fuel = self.fuel.checked_sub(cost).ok_or("the template takes too many steps")?;
+        self.fuel.0 = self.fuel.0.checked_sub(cost).ok_or("the templates of the document take too many steps")?;
         Ok(())
     }
 

@@ -14,20 +14,27 @@ pub use value::Value;
 /// The longest result, and the longest text made on the way.
 const MOST_BYTES: usize = 1 << 20;
 
-/// Steps, and bytes made on the way, of one expansion.
-const FUEL: usize = 4 << 20;
+/// Steps to take and bytes to make. One tank serves all texts of a document, lest many small ones do what a big one
+/// must not.
+pub struct Fuel(usize);
+
+impl Default for Fuel {
+    fn default() -> Self {
+        Self(4 << 20)
+    }
+}
 
 /// How deep blocks and parentheses may nest.
 const MOST_DEPTH: usize = 50;
 
 /// The text with its actions carried out, or why not in one sentence.
-pub fn expand(text: &str, root: &Value) -> Result<String, String> {
+pub fn expand(text: &str, root: &Value, fuel: &mut Fuel) -> Result<String, String> {
     if !has_actions(text) {
         return Ok(text.to_owned());
     }
     let pieces = lex::lex(text)?;
     let nodes = parse::parse(pieces)?;
-    eval::run(&nodes, root)
+    eval::run(&nodes, root, fuel)
 }
 
 /// Whether there is anything to expand.

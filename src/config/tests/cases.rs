@@ -34,6 +34,34 @@ fn b04_digest_with_unknown_algorithm_is_refused() {
 }
 
 #[test]
+fn image_locations_are_urls_or_paths_without_a_caller() {
+    for location in ["/a.img", "~/a.img", "https://h/a.img", "file:///a.img"] {
+        assert!(load_text(&format!("images: [{{location: '{location}'}}]")).is_ok(), "{location}");
+    }
+    for location in ["a.img", "~you/a.img", "./a"] {
+        assert_image_refused(&format!("location: {location}"), &["images[0].location: invalid local file path"]);
+    }
+    assert_image_refused("arch: x86_64", &["images[0].location must be set"]);
+    assert_image_refused("location: /, arch: x86", &["images[0].arch: must be one of"]);
+}
+
+#[test]
+fn control_characters_cannot_leave_their_field() {
+    for (text, field) in [
+        ("mounts: [{location: \"/a\\nb\"}]", "mounts[0].location"),
+        ("user: {home: \"/a\\nb\"}", "user.home"),
+        ("user: {name: \"a\\nb\"}", "user.name"),
+        ("timezone: \"a\\rb\"", "timezone"),
+        ("portForwards: [{guestSocket: \"/a\\0\", hostSocket: b}]", "portForwards[0].guestSocket"),
+        ("provision: [{mode: data, path: \"/a\\nb\"}]", "provision[0].path"),
+        ("env: {\"A\\nB\": x}", "env."),
+    ] {
+        assert_refused(text, &[field]);
+    }
+    assert_eq!(accepted("user: {comment: \"a\\nb\"}").filled.user.unwrap().comment.as_deref(), Some("ab"));
+}
+
+#[test]
 fn b05_a_probe_is_a_script_with_an_interpreter() {
     accepted("probes: [{script: '#!foo'}]");
     assert_refused("probes: [{script: foo}]", &["probes[0].script: must start with '#!'"]);
@@ -155,6 +183,16 @@ fn b20_all_faults_are_told_at_once() {
 }
 
 #[test]
+fn b21_a_disk_grows_and_never_shrinks() {
+    let filled = |disk: &str| accepted(&format!("disk: {disk}")).filled;
+    assert!(check_change(&filled("100GiB"), &filled("200GiB")).is_ok());
+    assert!(check_change(&filled("100GiB"), &filled("102400MiB")).is_ok());
+    let why = check_change(&filled("100GiB"), &filled("50GiB")).unwrap_err().to_string();
+    assert_eq!(why, "disk: shrinking the disk (100GiB -> 50GiB) is not supported");
+    assert!(check_change(&accepted("").filled, &accepted("vmType: vz").filled).is_err());
+}
+
+#[test]
 fn b22_the_shell_is_absolute() {
     accepted("user: {shell: /bin/bash}");
     assert_refused("user: {shell: bash}", &["user.shell", "absolute"]);
@@ -252,7 +290,8 @@ fn b34_a_tpm_needs_its_processor() {
 
 #[test]
 fn b35_a_base_is_never_stored() {
-    assert_refused("base: template:default", &["base must be empty"]);
+    let fault = load_text("base: template:default").unwrap_err().to_string();
+    assert_eq!(fault, "line 1, column 1: base must be empty, limafs cannot build upon other documents yet");
     assert_refused("base: [{url: a}, b]", &["base must be empty"]);
     accepted("base: []");
 }

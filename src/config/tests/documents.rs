@@ -54,6 +54,18 @@ fn unknown_keys_are_warnings_with_a_suggestion() {
 }
 
 #[test]
+fn a_refused_document_is_told_of_its_unknown_keys_too() {
+    let faults = fault("image: [{location: /}]\n");
+    assert_eq!(faults, "images must be set\nwarning: line 1, column 1: image: unknown key (did you mean images?)");
+}
+
+#[test]
+fn options_of_drivers_are_maps() {
+    assert_refused("vmOpts: {qemu: 5}", &["line 1, column 10: vmOpts.qemu: expected a map"]);
+    accepted("vmOpts: {qemu: ~}");
+}
+
+#[test]
 fn free_maps_know_every_key() {
     assert_eq!(
         accepted("env: {FOO: 1}\nvmOpts: {mine: {x: [1]}}\nosOpts: {Windows: {a: b}}").warnings,
@@ -73,6 +85,8 @@ fn yaml_itself_is_told_with_its_place() {
         ("a: b: c", "line 1, column 5: "),
         ("cpus: 1\n---\ncpus: 2\n", "line 3, column 1: more than one document"),
         ("a: &a [*a]", "line 1, column 8: "),
+        ("{~: a}", "line 1, column 2: a key must be text"),
+        ("? [a]\n: b", "line 1, column 3: a key must be text"),
         ("\u{feff}cpu: 'x", "line 1, column 6: unclosed quote"),
     ] {
         let fault = fault(text);
@@ -116,6 +130,14 @@ fn anchors_aliases_and_merge_keys_are_resolved() {
     let mounts = config.mounts.unwrap();
     assert_eq!(mounts[0], mounts[1]);
     assert_eq!((mounts[2].location.as_deref(), mounts[2].writable), (Some("/b"), Some(true)));
+}
+
+#[test]
+fn numbers_keep_their_text_behind_aliases_and_other_alphabets() {
+    let config =
+        written("env: &e {A: \u{e9}\u{1f440}, B: &n 0644, C: *n, D: 1.10}\r\nparam:\r\n  <<: *e\r\n  E: 1_0\r\n");
+    let param: Vec<_> = config.param.unwrap().into_values().collect();
+    assert_eq!(param, ["\u{e9}\u{1f440}", "0644", "0644", "1.10", "1_0"]);
 }
 
 #[test]

@@ -52,6 +52,25 @@ fn for_root_the_guests_user_is_lima() {
 }
 
 #[test]
+fn a_host_user_that_no_guest_can_have_becomes_lima() {
+    let name = Name::parse("foo").unwrap();
+    for host_name in ["Jane.Roe", "admin", "0x", "a b", ""] {
+        let mut host = host();
+        host.user.name = host_name.into();
+        let context = Context { name: &name, dir: "/h/foo".into(), host: &host };
+        let user = load(IMAGES.as_bytes(), &context).unwrap().filled.user.unwrap();
+        assert_eq!((user.name.as_deref(), user.uid), (Some("lima"), Some(501)), "{host_name}");
+    }
+}
+
+#[test]
+fn long_lines_stay_whole_in_yaml() {
+    let line = "word ".repeat(60);
+    let yaml = to_yaml(&accepted(&format!("provision: [{{script: '{line}end'}}]")).filled).unwrap();
+    assert!(yaml.contains(&format!("{line}end")), "{yaml}");
+}
+
+#[test]
 fn d21_an_empty_rule_forwards_all_of_loopback() {
     let rule = accepted("portForwards: [{}]").filled.port_forwards.unwrap().remove(0);
     assert_eq!((rule.guest_ip.as_deref(), rule.guest_ip_must_be_zero), (Some("127.0.0.1"), Some(false)));
@@ -113,7 +132,7 @@ fn the_message_is_a_template_of_the_instance() {
     assert_eq!(message(&filled, &context, 60022).unwrap(), "export X=/h/foo/sock/foo 60022 Running /h 4\n");
     assert_eq!(message(&accepted("").filled, &context, 1).unwrap(), "");
     let loaded = accepted("message: '{{bad}}'");
-    assert!(loaded.warnings[0].starts_with("line 1, column 1: message: "), "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].starts_with("line 1, column 1: message: template line 1: "), "{:?}", loaded.warnings);
     assert!(message(&loaded.filled, &context, 1).is_err());
 }
 
@@ -143,5 +162,6 @@ fn deprecated_fields_are_moved_and_warned_of() {
     assert_eq!(options["qemu"]["cpuType"], serde_json::json!({"aarch64": "b", "x86_64": "max"}));
     assert_eq!(options["vz"]["rosetta"]["enabled"], true);
     assert_eq!(loaded.warnings[0], "line 1, column 1: cpuType: deprecated, use vmOpts.qemu.cpuType");
+    assert!(accepted("cpuType: {}\nrosetta: {enabled: ~}").warnings.is_empty());
     assert_eq!(loaded.warnings[1], "line 3, column 1: rosetta: deprecated, use vmOpts.vz.rosetta");
 }

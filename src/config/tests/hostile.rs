@@ -9,7 +9,7 @@ use super::*;
 fn assert_refused_soon(text: &str) {
     let start = Instant::now();
     let error = load_text(text).err().map(|error| error.to_string());
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     let error = error.expect("refused");
     assert!(error.len() < 10_000, "{} bytes of error", error.len());
 }
@@ -49,23 +49,39 @@ fn many_entries_are_refused_soon() {
 }
 
 #[test]
+fn long_words_do_not_make_long_sentences() {
+    let long = "x".repeat(500_000);
+    assert_refused_soon(&format!("os: {long}"));
+    assert_refused_soon(&format!("{long}: 1"));
+    assert_refused_soon(&format!("images: [{{{long}: 1}}]"));
+    assert_refused_soon(&format!("cpus: {long}"));
+    let key = "k".repeat(900);
+    assert_refused_soon(&format!("{key}: 1\n{key}: 2\n"));
+}
+
+#[test]
 fn many_faults_are_told_soon() {
-    let keys: String = (0..20_000).map(|n| format!("k{n}: 1\n")).collect();
+    let keys: String = (0..9_000).map(|n| format!("k{n}: 1\n")).collect();
     let start = Instant::now();
     let warnings = load_text(&format!("{keys}{IMAGES}")).unwrap().warnings;
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     assert!(warnings.len() <= 100, "{}", warnings.len());
-    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "a,".repeat(20_000)));
-    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "[],".repeat(20_000)));
+    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "a,".repeat(9_000)));
+    assert_refused_soon(&format!("{IMAGES}dns: [{}]", "[],".repeat(9_000)));
 }
 
 #[test]
 fn a_template_in_every_script_ends_soon() {
     let script = "provision:\n".to_owned()
-        + &"- script: '{{range $i, $e := .Param}}{{range .Param}}{{end}}{{end}}{{.Name}}'\n".repeat(5_000);
+        + &"- script: '{{range .Param}}{{range $.Param}}{{range $.Param}}{{end}}{{end}}{{end}}{{.Param.p1}}'\n"
+            .repeat(3_000);
+    let params: String = (0..100).map(|n| format!("  p{n}: x\n")).collect();
+    let uses: String = (0..100).map(|n| format!(" PARAM_p{n}")).collect();
+    let text = format!("{script}- script: x {uses}\nparam:\n{params}{IMAGES}");
     let start = Instant::now();
-    assert!(load_text(&format!("{script}{IMAGES}")).is_ok());
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let warnings = load_text(&text).unwrap().warnings;
+    assert!(warnings[0].contains("too many steps"), "{warnings:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 /// Words of which lima.yaml and YAML are made, so that random texts reach beyond the first line.
@@ -139,7 +155,7 @@ proptest! {
     }
 
     #[test]
-    fn any_values_of_free_maps_round_trip(env in prop::collection::btree_map("[A-Z]{1,3}", ".*", 0..4)) {
+    fn any_values_of_free_maps_round_trip(env in prop::collection::btree_map("[A-Z]{1,3}", prop_oneof![".*", "[ \n\r\ta-c0-9:#|>'\"~-]{0,20}"], 0..4)) {
         let config = Config { env: Some(env.clone()), ..Config::default() };
         let yaml = to_yaml(&config).unwrap();
         prop_assert_eq!(parse(yaml.as_bytes()).unwrap().config.env.unwrap_or_default(), env, "{}", yaml);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use limafs_driver::{Config, PortForward};
 
-use super::{one_of, port, text};
+use super::{one_line, one_of, port, text};
 use crate::config::remarks::Remarks;
 use crate::names::UNIX_PATH_MAX;
 
@@ -81,6 +81,7 @@ fn sockets(field: &str, rule: &PortForward, faults: &mut Remarks) {
         if socket.is_empty() {
             continue;
         }
+        one_line(faults, &format!("{field}.{name}"), socket);
         if !socket.starts_with('/') {
             faults.add(format!("{field}.{name}"), format!("must be an absolute path, not {socket:?}"));
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use limafs_driver::{Config, User};
 
-use super::text;
+use super::{one_line, text};
 use crate::config::remarks::Remarks;
 
 pub fn check(config: &Config, faults: &mut Remarks) {
@@ -67,11 +67,5 @@ fn sudo(config: &Config, user: &User, faults: &mut Remarks) {
             faults.add("user.passwordlessSudo", "cannot be false with vmType wsl2");
         }
         _ => {}
-    }
-}
-
-fn one_line(faults: &mut Remarks, field: &str, value: &str) {
-    if value.contains(char::is_control) {
-        faults.add(field, "must not contain control characters");
     }
 }

@@ -1,9 +1,12 @@
 //! Files to download or to copy: images with kernel and initrd, firmware, archives.
 
+use std::path::Path;
+
 use limafs_driver::{Config, Image};
 
 use super::machine::ARCHS;
-use super::{one_of, text};
+use super::{one_line, one_of, text};
+use crate::config::expand_path;
 use crate::config::remarks::Remarks;
 
 /// Digest algorithms and how many hexadecimal digits theirs have.
@@ -43,9 +46,12 @@ fn file(field: &str, [location, arch, digest]: [&Option<String>; 3], faults: &mu
     let location = text(location);
     if location.is_empty() {
         faults.must_be_set(format!("{field}.location"));
-    } else if !location.contains("://") && location.starts_with('~') && location != "~" && !location.starts_with("~/") {
-        faults.add(format!("{field}.location"), format!("invalid local file path {location:?} (no other user's home)"));
+    } else if !location.contains("://") && expand_path(location, Path::new("/")).is_none() {
+        // Lima takes a relative path as its caller's; a file tree has no caller's directory.
+        let why = format!("invalid local file path {location:?} (absolute or ~/, or a URL)");
+        faults.add(format!("{field}.location"), why);
     }
+    one_line(faults, &format!("{field}.location"), location);
     one_of(faults, &format!("{field}.arch"), arch.as_deref(), ARCHS);
     if let Some(why) = digest.as_deref().and_then(digest_fault) {
         faults.add(format!("{field}.digest"), why);

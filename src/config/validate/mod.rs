@@ -37,6 +37,13 @@ fn text(field: &Option<String>) -> &str {
     field.as_deref().unwrap_or_default()
 }
 
+/// These end up in files of lines and words, on the host or in the guest.
+fn one_line(faults: &mut Remarks, field: &str, value: &str) {
+    if value.contains(char::is_control) {
+        faults.add(field, "must not contain control characters");
+    }
+}
+
 /// Letters and digits in groups joined by single dots, dashes or underscores; at most 76 bytes.
 fn identifier(faults: &mut Remarks, field: String, name: &str) {
     if name.is_empty() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use limafs_driver::{Config, Mount};
 
-use super::{one_of, text};
+use super::{one_line, one_of, text};
 use crate::config::remarks::Remarks;
 use crate::config::size;
 use crate::config::size::clean;
@@ -55,6 +55,8 @@ fn check_mount(field: &str, mount: &Mount, home: &str, faults: &mut Remarks) {
     } else if point != location {
         faults.add(at, format!("must be an absolute path, not {point:?}"));
     }
+    one_line(faults, &format!("{field}.location"), location);
+    one_line(faults, &format!("{field}.mountPoint"), point);
     let msize = mount.nine_p.as_ref().and_then(|nine_p| nine_p.msize.as_deref());
     if msize.is_some_and(|msize| size(msize).is_none()) {
         faults

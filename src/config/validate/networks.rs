@@ -16,6 +16,9 @@ pub fn check(config: &Config, faults: &mut Remarks) {
         let field = format!("networks[{index}]");
         kind(&field, network, faults);
         mac_address(&field, text(&network.mac_address), faults);
+        if network.metric.is_some_and(|metric| !(0..=i64::from(u32::MAX)).contains(&metric)) {
+            faults.add(format!("{field}.metric"), "must be from 0 to 4294967295");
+        }
         let interface = text(&network.interface);
         check_interface(&field, interface, faults);
         if let Some(other) = seen.insert(interface, index) {

@@ -1,5 +1,7 @@
 //! Parameters: each must be well named, printable and used.
 
+use std::collections::BTreeSet;
+
 use limafs_driver::Config;
 
 use crate::config::remarks::Remarks;
@@ -8,7 +10,11 @@ use crate::config::remarks::Remarks;
 const INTERNAL: &str = "internal_netplanOptional";
 
 pub fn check(written: &Config, faults: &mut Remarks) {
-    for (name, value) in written.param.iter().flatten() {
+    let Some(params) = written.param.as_ref().filter(|params| !params.is_empty()) else { return };
+    // One pass over the texts, not one for each name: a document may have thousands of both.
+    let mut used = BTreeSet::new();
+    texts(written).for_each(|text| collect(text, &mut used));
+    for (name, value) in params {
         let field = format!("param.{}", name.escape_debug());
         let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());
         if !letter || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
@@ -19,7 +25,7 @@ pub fn check(written: &Config, faults: &mut Remarks) {
         if let Some(c) = value.chars().find(|c| unprintable(*c)) {
             faults.add(&field, format!("value contains unprintable character {c:?}"));
         }
-        if name != INTERNAL && !texts(written).any(|text| uses(text, name)) {
+        if name != INTERNAL && !used.contains(name.as_str()) {
             faults.add(&field, "not used in any provision, probe, copyToHost, or portForward");
         }
     }
@@ -39,20 +45,24 @@ fn texts(config: &Config) -> impl Iterator<Item = &str> {
     provision.chain(probes).chain(copies).chain(forwards).chain(mounts).filter_map(|text| text.as_deref())
 }
 
-/// `PARAM_NAME` anywhere, or `.Param.NAME` between double braces.
-fn uses(text: &str, name: &str) -> bool {
-    has_word(text, &format!("PARAM_{name}"), true)
-        || text.split("{{").skip(1).any(|rest| {
-            let action = rest.split("}}").next().unwrap_or_default();
-            has_word(action, &format!(".Param.{name}"), false)
-        })
+/// Names behind `PARAM_` anywhere, or behind `.Param.` between double braces.
+fn collect<'a>(text: &'a str, used: &mut BTreeSet<&'a str>) {
+    for (at, prefix) in text.match_indices("PARAM_") {
+        if !text[..at].ends_with(is_word) {
+            used.insert(word(&text[at + prefix.len()..]));
+        }
+    }
+    for rest in text.split("{{").skip(1) {
+        let action = rest.split("}}").next().unwrap_or_default();
+        used.extend(action.split(".Param.").skip(1).map(word));
+    }
 }
 
-fn has_word(text: &str, word: &str, starts: bool) -> bool {
-    let inside = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.match_indices(word).any(|(at, _)| {
-        let before = starts && text[..at].chars().next_back().is_some_and(inside);
-        let after = text[at + word.len()..].chars().next().is_some_and(inside);
-        !before && !after
-    })
+/// The letters, digits and underscores at the start.
+fn word(text: &str) -> &str {
+    &text[..text.find(|c| !is_word(c)).unwrap_or(text.len())]
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
 }

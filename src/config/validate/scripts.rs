@@ -2,7 +2,7 @@
 
 use limafs_driver::{Config, Locator, Probe, Provision};
 
-use super::{one_of, text};
+use super::{one_line, one_of, text};
 use crate::config::remarks::Remarks;
 
 const MODES: &[&str] = &["system", "user", "boot", "dependency", "data", "yq", "ansible"];
@@ -75,6 +75,7 @@ fn misplaced(field: &str, it: &Provision, mode: &str, faults: &mut Remarks) {
 
 fn placed(field: &str, provision: &Provision, faults: &mut Remarks) {
     absolute(faults, format!("{field}.path"), text(&provision.path));
+    one_line(faults, &format!("{field}.owner"), text(&provision.owner));
     let permissions = text(&provision.permissions);
     let octal = !permissions.is_empty() && permissions.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     if !octal || u32::from_str_radix(permissions, 8).is_err() {
@@ -106,5 +107,7 @@ fn absolute(faults: &mut Remarks, field: String, path: &str) {
         faults.must_be_set(field);
     } else if !path.starts_with('/') {
         faults.add(field, format!("must be an absolute path, not {path:?}"));
+    } else {
+        one_line(faults, &field, path);
     }
 }

@@ -33,6 +33,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_version_of_lima_is_meant_everywhere() {
+        assert_eq!(LIMA.to_string(), crate::store::LIMA_COMPATIBLE);
+    }
+
+    #[test]
     fn versions_compare_by_their_numbers() {
         assert!(Version::parse("1.10.0") > Version::parse("1.9.9"));
         assert_eq!(Version::parse("v2.2.0-153-gabc"), Some(LIMA));
