@@ -258,8 +258,8 @@ impl World {
     }
 
     fn node(&self, name: &str, node: &str) -> Result<Ino> {
-        let instance = self.view.lookup(Ino::ROOT, name)?;
-        Ok(self.view.lookup(instance.ino, node)?.ino)
+        let instance = self.view.lookup(caller(), Ino::ROOT, name)?;
+        Ok(self.view.lookup(caller(), instance.ino, node)?.ino)
     }
 
     /// As a shell's `>` does it.

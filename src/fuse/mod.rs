@@ -22,6 +22,8 @@ use shell::Shell;
 /// The kernel may keep what it was told until it is told otherwise; see `view::announce`.
 const CACHED: Duration = Duration::from_secs(3600);
 const UNCACHED: Duration = Duration::ZERO;
+/// What statfs(2) tells; the kernel itself lets 1024 bytes pass.
+const NAME_MAX: usize = 255;
 const GENERATION: Generation = Generation(0);
 
 /// The file system as the kernel calls it.
@@ -85,6 +87,12 @@ fn errno(error: &Error) -> Errno {
 
 /// Names of the tree are UTF-8; no other name exists or can be made.
 fn utf8(name: &OsStr) -> Result<&str> {
+    if name.len() > NAME_MAX {
+        return Err(Error::NameTooLong {
+            what: format!("a name of {} bytes", name.len()),
+            why: format!("at most {NAME_MAX} fit"),
+        });
+    }
     name.to_str().ok_or_else(|| Error::invalid("name", "is not UTF-8"))
 }
 
@@ -127,8 +135,8 @@ impl Filesystem for Front {
         self.ended.take();
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let attr = try_or!(reply, utf8(name).and_then(|name| self.view.lookup(ino(parent), name)));
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let attr = try_or!(reply, utf8(name).and_then(|name| self.view.lookup(caller(request), ino(parent), name)));
         reply.entry(ttl(&attr), &self.owner.attr(&attr), GENERATION);
     }
 
@@ -183,8 +191,8 @@ impl Filesystem for Front {
         reply.error(Errno::EPERM);
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        try_or!(reply, utf8(name).and_then(|name| self.view.unlink(ino(parent), name)));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        try_or!(reply, utf8(name).and_then(|name| self.view.unlink(caller(request), ino(parent), name)));
         reply.ok();
     }
 
@@ -226,7 +234,7 @@ impl Filesystem for Front {
 
     fn create(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -235,7 +243,7 @@ impl Filesystem for Front {
         reply: ReplyCreate,
     ) {
         let perm = (mode & !umask & 0o777) as u16;
-        let made = utf8(name).and_then(|name| self.view.create_file(ino(parent), name, perm, flags));
+        let made = utf8(name).and_then(|name| self.view.create_file(caller(request), ino(parent), name, perm, flags));
         let (attr, handle) = try_or!(reply, made);
         let (fh, flags) = opened(handle);
         reply.created(ttl(&attr), &self.owner.attr(&attr), GENERATION, fh, flags);
@@ -261,7 +269,7 @@ impl Filesystem for Front {
                     Ok(bytes) => reply.data(&bytes),
                     Err(error) => reply.error(errno(&error)),
                 });
-                self.view.park_read(caller(request), Fh(fh.0), nonblocking, answer);
+                self.view.park_read(caller(request), Fh(fh.0), size as usize, nonblocking, answer);
             }
         }
     }
@@ -359,7 +367,7 @@ impl Filesystem for Front {
                 stat.f_files,
                 stat.f_ffree,
                 stat.f_bsize as u32,
-                255,
+                NAME_MAX as u32,
                 stat.f_frsize as u32,
             ),
             Err(error) => reply.error(errno(&error)),
@@ -416,6 +424,11 @@ impl Kernel for Caches {
     fn forget(&self, node: Ino) {
         // An inode that the kernel does not know has nothing to forget.
         let _ = self.0.inval_inode(INodeNo(node.0), 0, 0);
+    }
+
+    fn forget_entry(&self, parent: Ino, name: &str) {
+        // The same of a name.
+        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::new(name));
     }
 }
 

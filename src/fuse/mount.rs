@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fuser::{MountOption, Session, SessionACL};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::shell::Shell;
 use super::{front, start_threads};
@@ -21,6 +21,8 @@ use crate::view::View;
 
 /// Shown by a mountpoint that nothing is mounted on, so that it never looks like an empty fleet.
 pub const NOT_MOUNTED: &str = "LIMAFS-IS-NOT-MOUNTED";
+/// How long the kernel may take to notice that the daemon of a mount was killed.
+const DYING: Duration = Duration::from_secs(2);
 /// How long an unmount waits for the daemon to leave.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -100,6 +102,11 @@ impl Holder {
 
 /// Makes a mountpoint ready: detaches a dead mount, makes the directory, refuses one that holds something else.
 pub fn prepare_mountpoint(mountpoint: &Path) -> Result<()> {
+    // The caller holds the daemon's lock: a mount of ours that is still there is one that is about to be dead.
+    let deadline = Instant::now() + DYING;
+    while is_ours(mountpoint) && !is_dead(mountpoint) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     if is_dead(mountpoint) {
         tracing::info!("{}: detaching a dead mount", mountpoint.display());
         detach(mountpoint)?;
@@ -120,17 +127,29 @@ pub fn prepare_mountpoint(mountpoint: &Path) -> Result<()> {
     fs::write(&marker, "Nothing is mounted here. `limafs mount` shows the instances.\n").map_err(Error::io(&marker))
 }
 
-/// A mount whose daemon was killed answers everything with ENOTCONN.
+/// A mount whose daemon was killed answers everything with ENOTCONN, but what the kernel still has in its caches:
+/// hence statfs, of which it keeps nothing.
 fn is_dead(mountpoint: &Path) -> bool {
-    fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    rustix::fs::statfs(mountpoint).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN)
 }
 
 fn is_mounted(mountpoint: &Path) -> bool {
-    let Ok(wanted) = fs::canonicalize(mountpoint) else { return false };
+    mounted_line(mountpoint).is_some()
+}
+
+/// Whether a limafs is mounted there, alive or not.
+fn is_ours(mountpoint: &Path) -> bool {
+    // Of proc(5): `... - TYPE SOURCE OPTIONS`.
+    mounted_line(mountpoint).is_some_and(|line| line.contains(" - fuse") && line.contains(" limafs "))
+}
+
+fn mounted_line(mountpoint: &Path) -> Option<String> {
+    let wanted = fs::canonicalize(mountpoint).ok()?;
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table
-        .lines()
-        .any(|line| line.split(' ').nth(4).is_some_and(|path| unescape(path) == wanted.as_os_str().as_encoded_bytes()))
+    let is_there = |line: &&str| {
+        line.split(' ').nth(4).is_some_and(|path| unescape(path) == wanted.as_os_str().as_encoded_bytes())
+    };
+    table.lines().find(is_there).map(str::to_owned)
 }
 
 /// Of proc(5): space, tab, newline and backslash are three octal digits.
@@ -175,12 +194,14 @@ pub fn serve(home: Home, mountpoint: &Path, shared: bool, ready: impl FnOnce()) 
         .map_err(Error::io("runtime"))?;
     let view = View::new(home, Host::detect()?, shared);
     let ended = runtime.block_on(async {
+        // Before anybody can see that the tree is there: who sends a signal then means an unmount.
+        let signals = Signals::new()?;
         view.start()?;
         let (send_ended, ended) = tokio::sync::oneshot::channel();
         let session = mount(&view, mountpoint, shared, send_ended)?;
         start_threads(&view, session.notifier(), mountpoint).map_err(Error::io("threads"))?;
         ready();
-        until_the_end(ended).await
+        Ok::<_, Error>(until_the_end(ended, signals).await)
     })?;
     view.dismiss_waits();
     if !ended {
@@ -215,6 +236,8 @@ fn mount(
     let fail = |source: io::Error| {
         let hint = match source.kind() {
             io::ErrorKind::NotFound => " (is fuse3 installed, and /dev/fuse there?)",
+            // fusermount3 opens it as the user, too.
+            io::ErrorKind::PermissionDenied => " (may you read and write /dev/fuse?)",
             _ => "",
         };
         Error::failed(format!("mount at {}", mountpoint.display()), format!("{source}{hint}"))
@@ -223,17 +246,32 @@ fn mount(
     Ok(ManuallyDrop::new(session.spawn().map_err(fail)?))
 }
 
+/// The signals that ask the daemon to leave.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).map_err(Error::io("signals"));
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Waits for a signal to leave or for somebody else's unmount; says whether it was the latter.
-async fn until_the_end(ended: tokio::sync::oneshot::Receiver<()>) -> Result<bool> {
-    let on = |kind| signal(kind).map_err(Error::io("signals"));
-    let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-    let mut hangup = on(SignalKind::hangup())?;
-    Ok(tokio::select! {
+async fn until_the_end(ended: tokio::sync::oneshot::Receiver<()>, mut signals: Signals) -> bool {
+    tokio::select! {
         _ = ended => true,
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        _ = hangup.recv() => false,
-    })
+        _ = signals.terminate.recv() => false,
+        _ = signals.interrupt.recv() => false,
+        _ = signals.hangup.recv() => false,
+    }
 }
 
 /// `limafs unmount`: has the daemon leave, or detaches what a dead one left. VMs keep running.

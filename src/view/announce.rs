@@ -18,6 +18,11 @@ pub enum Change {
         ino: Ino,
         path: String,
     },
+    /// A directory entry that the kernel has wrong: a rename that was carried out as a copy.
+    Entry {
+        parent: Ino,
+        name: String,
+    },
     /// An instance that appeared on disk and is to be shown; the publisher's mkdir(2) puts it into the tree.
     Appeared(String),
     /// The same for one that disappeared.
@@ -32,6 +37,8 @@ pub enum Change {
 pub trait Kernel: Send {
     /// Forgets attributes and pages of an inode.
     fn forget(&self, ino: Ino);
+    /// Forgets what a name stands for. Waits for a change of that directory that is under way.
+    fn forget_entry(&self, parent: Ino, name: &str);
 }
 
 /// The sending end; a queue without bound, but every change in it is at most once there per batch.
@@ -78,9 +85,13 @@ impl View {
     }
 
     fn tell_kernel(&self, kernel: &dyn Kernel, change: &Change) {
-        if let Change::Content { ino, .. } = change {
-            kernel.forget(*ino);
-            self.0.handles.lock().notify(*ino);
+        match change {
+            Change::Content { ino, .. } => {
+                kernel.forget(*ino);
+                self.0.handles.lock().notify(*ino);
+            }
+            Change::Entry { parent, name } => kernel.forget_entry(*parent, name),
+            Change::Appeared(_) | Change::Vanished(_) | Change::Moved { .. } => {}
         }
     }
 }
@@ -88,6 +99,7 @@ impl View {
 fn publish(publisher: Option<&Publisher>, change: Change) {
     let Some(publisher) = publisher else { return };
     publisher.perform(match change {
+        Change::Entry { .. } => return,
         Change::Content { path, .. } => Step::Touch(path),
         Change::Appeared(name) => Step::Make(name),
         Change::Vanished(name) => Step::Remove(name),

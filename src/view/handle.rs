@@ -62,10 +62,12 @@ pub enum Open {
         append: bool,
     },
     Log(GrowingFile),
+    /// `told` is what the wait came to; `done` once somebody waits or has waited.
     Wait {
         key: Key,
         condition: Condition,
         done: bool,
+        told: Vec<u8>,
     },
     /// The publisher's; does nothing.
     Touch,

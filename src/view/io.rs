@@ -26,6 +26,9 @@ pub enum Got {
     Wait,
 }
 
+/// Gives a parked read its answer.
+pub type Answer = Box<dyn FnOnce(Result<Vec<u8>>) + Send>;
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Mode {
@@ -78,7 +81,7 @@ impl View {
             }
             Target::Wait(key, condition) => {
                 read_only("wait")?;
-                Ok(Open::Wait { key: *key, condition: condition.clone(), done: false })
+                Ok(Open::Wait { key: *key, condition: condition.clone(), done: false, told: Vec::new() })
             }
             Target::Scratch(key, serial) => {
                 let mut tree = self.0.tree.lock();
@@ -144,45 +147,45 @@ impl View {
                 }
                 Ok(part(&text.bytes, offset, size))
             }
-            Open::Draft { bytes, .. } => {
-                let start = bytes.len().min(offset as usize);
-                let end = bytes.len().min(start.saturating_add(size));
-                Ok(Got::Bytes(bytes[start..end].to_vec()))
-            }
+            Open::Draft { bytes, .. } => Ok(Got::Bytes(bytes[span(bytes.len(), offset, size)].to_vec())),
             Open::Scratch { key, serial, .. } => {
                 let tree = self.0.tree.lock();
                 let bytes = tree.instance(*key)?.scratch.by_serial(*serial).ok_or_else(stale)?.bytes();
-                let start = bytes.len().min(offset as usize);
-                let end = bytes.len().min(start.saturating_add(size));
-                Ok(Got::Bytes(bytes[start..end].to_vec()))
+                Ok(Got::Bytes(bytes[span(bytes.len(), offset, size)].to_vec()))
             }
             Open::Log(log) => log.read(offset, size).map(Got::Bytes),
-            Open::Wait { done: true, .. } | Open::Touch => Ok(Got::Bytes(Vec::new())),
+            Open::Wait { done: true, told, .. } => Ok(Got::Bytes(told[span(told.len(), offset, size)].to_vec())),
+            Open::Touch => Ok(Got::Bytes(Vec::new())),
             Open::Wait { .. } => Ok(Got::Wait),
             Open::Directory(_) => Err(Error::invalid("read", "is a directory")),
         }
     }
 
     /// Gives the answer of a read that [`View::read`] said waits. Never answers while a lock is held.
-    pub fn park_read(
-        &self,
-        caller: Caller,
-        fh: Fh,
-        nonblocking: bool,
-        answer: Box<dyn FnOnce(Result<Vec<u8>>) + Send>,
-    ) {
+    pub fn park_read(&self, caller: Caller, fh: Fh, size: usize, nonblocking: bool, answer: Answer) {
         let waiting = match self.0.handles.lock().get(fh).map(|handle| &mut handle.body) {
-            Some(Open::Wait { key, condition, done }) => {
+            Some(Open::Wait { key, condition, done, .. }) => {
                 *done = true;
                 Some((*key, condition.clone()))
             }
             _ => None,
         };
         let Some((key, condition)) = waiting else { return answer(Err(stale())) };
+        let view = self.clone();
+        let answer: Answer = Box::new(move |done| answer(done.map(|text| view.keep(fh, text, size))));
         if nonblocking {
             return answer(self.check_now(key, &condition));
         }
         self.park(Parked { pid: caller.pid, key, condition, answer, since: Instant::now() });
+    }
+
+    /// Keeps what a wait came to for the reads that follow; the first of them gets at most `size` bytes.
+    fn keep(&self, fh: Fh, text: Vec<u8>, size: usize) -> Vec<u8> {
+        let first = text[span(text.len(), 0, size)].to_vec();
+        if let Some(Open::Wait { told, .. }) = self.0.handles.lock().get(fh).map(|handle| &mut handle.body) {
+            *told = text;
+        }
+        first
     }
 
     fn check_now(&self, key: Key, condition: &super::wait::Condition) -> Result<Vec<u8>> {
@@ -288,9 +291,13 @@ fn is_steady(source: &Source) -> bool {
 }
 
 fn part(bytes: &Arc<[u8]>, offset: u64, size: usize) -> Got {
-    let start = bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
-    let end = bytes.len().min(start.saturating_add(size));
-    Got::Slice(bytes.clone(), start..end)
+    Got::Slice(bytes.clone(), span(bytes.len(), offset, size))
+}
+
+/// What a read of `size` bytes at `offset` gets of a text of `len` bytes.
+fn span(len: usize, offset: u64, size: usize) -> std::ops::Range<usize> {
+    let start = len.min(usize::try_from(offset).unwrap_or(usize::MAX));
+    start..len.min(start.saturating_add(size))
 }
 
 /// The one command of a write: a line, its newline optional.

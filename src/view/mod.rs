@@ -23,6 +23,7 @@ pub mod publisher;
 mod scratch;
 mod snapshot;
 mod tree;
+mod unlinked;
 mod wait;
 mod watch;
 

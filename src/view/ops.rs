@@ -26,10 +26,15 @@ impl View {
         self.0.tree.lock().inodes.target(ino).cloned().ok_or_else(stale)
     }
 
-    pub fn lookup(&self, parent: Ino, name: &str) -> Result<Attr> {
+    pub fn lookup(&self, caller: Caller, parent: Ino, name: &str) -> Result<Attr> {
         let parent = self.target(parent)?;
         let mut tree = self.0.tree.lock();
         let target = child(&mut tree, &parent, name)?;
+        if let Target::Node(key, id) = target
+            && tree.instance(key)?.unlinked.is_by(caller.pid, id)
+        {
+            return Err(missing(name));
+        }
         self.attr_of(&mut tree, &target)
     }
 
@@ -107,7 +112,7 @@ impl View {
             if let Some(file) = tree.instance_mut(*key)?.scratch.by_serial_mut(*serial) {
                 file.perm = perm & 0o777;
             }
-        } else if set.perm.is_some_and(|perm| perm != attr.perm) {
+        } else if set.perm.is_some_and(|perm| perm != attr.perm && !is_document_mode(&target, perm)) {
             return Err(Error::forbidden("mode", "the modes of this tree are fixed"));
         }
         // `cp -p`, `rsync -a` and `touch` set what the node shows already, or a time that the next change will set.
@@ -269,7 +274,7 @@ impl View {
         Ok(())
     }
 
-    pub fn unlink(&self, parent: Ino, name: &str) -> Result<()> {
+    pub fn unlink(&self, caller: Caller, parent: Ino, name: &str) -> Result<()> {
         match self.child_of(parent, name)? {
             Target::Scratch(key, _) => {
                 let mut tree = self.0.tree.lock();
@@ -278,7 +283,10 @@ impl View {
                 instance.scratch.remove(name)
             }
             // `rm -r` unlinks before it removes the directory, whose rmdir decides: nothing is lost here.
-            Target::Node(..) => Ok(()),
+            Target::Node(key, id) => {
+                self.0.tree.lock().instance_mut(key)?.unlinked.add(caller.pid, id);
+                Ok(())
+            }
             Target::Instance(_) | Target::WaitDir(_) | Target::Templates => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
@@ -304,7 +312,9 @@ impl View {
             (Target::Scratch(key, serial), Ok(Target::Instance(dir))) if key == dir => {
                 self.rename_scratch(key, serial, from.1, to.1)
             }
-            (Target::Node(key, id), Ok(Target::Instance(dir))) if key == dir => self.copy_out(key, id, to.1).into(),
+            (Target::Node(key, id), Ok(Target::Instance(dir))) if key == dir => {
+                self.copy_out(key, id, to.1).inspect(|()| self.forget_entry(to.0, to.1)).into()
+            }
             _ => self.refused(from.0, Error::forbidden(from.1, "cannot be moved there")),
         }
     }
@@ -365,8 +375,30 @@ impl View {
         Ok(())
     }
 
-    /// Creates a scratch file and opens it.
-    pub fn create_file(&self, parent: Ino, name: &str, perm: u16, flags: i32) -> Result<(Attr, Opened)> {
+    /// The kernel moves the entry of a renamed file; here the file stays where it was.
+    fn forget_entry(&self, parent: Ino, name: &str) {
+        self.0.announcer.announce([super::announce::Change::Entry { parent, name: name.into() }]);
+    }
+
+    /// Creates a scratch file and opens it; or opens a node whose creator has unlinked it before.
+    pub fn create_file(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &str,
+        perm: u16,
+        flags: i32,
+    ) -> Result<(Attr, Opened)> {
+        if let Ok(target @ Target::Node(key, id)) = self.child_of(parent, name) {
+            let unlinked = self.0.tree.lock().instance_mut(key)?.unlinked.take(caller.pid, id);
+            if flags & libc::O_EXCL != 0 && !unlinked {
+                return Err(Error::Exists { what: name.into() });
+            }
+            let attr = self.attr_of(&mut self.0.tree.lock(), &target)?;
+            let empty = if unlinked { libc::O_TRUNC } else { 0 };
+            let opened = self.open(caller, attr.ino, flags | empty)?;
+            return Ok((attr, opened));
+        }
         let (key, serial) = self.make_scratch(parent, name, ScratchBody::File(Vec::new()), perm)?;
         let target = Target::Scratch(key, serial);
         let attr = self.attr_of(&mut self.0.tree.lock(), &target)?;
@@ -454,6 +486,11 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         }
         _ => Err(not_a_directory()),
     }
+}
+
+/// `cp -p` and `install` bring the mode of the file that they copy onto lima.yaml, which keeps its own.
+fn is_document_mode(target: &Target, perm: u16) -> bool {
+    matches!(target, Target::Node(_, DEFINITION)) && perm & 0o7000 == 0
 }
 
 fn draft_of(body: &Open) -> Option<usize> {

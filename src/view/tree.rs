@@ -12,6 +12,7 @@ use super::node::{Body, DEFINITION, NodeId, ROOT_ERROR, ROOT_LIST, RootBody};
 use super::nodes;
 use super::scratch::Scratch;
 use super::snapshot::Snapshot;
+use super::unlinked::Unlinked;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::{Home, Name};
@@ -36,6 +37,7 @@ pub struct Tree {
 pub struct Instance {
     pub name: Name,
     pub scratch: Scratch,
+    pub unlinked: Unlinked,
     /// When its listing last changed.
     pub changed: SystemTime,
     snapshot: Option<Box<Snapshot>>,
@@ -111,8 +113,14 @@ impl Tree {
         let meta = fs::metadata(&dir).map_err(Error::io(&dir))?;
         let key = Key::of(&meta);
         let changed = meta.modified().unwrap_or(UNIX_EPOCH);
-        let instance =
-            Instance { name: name.clone(), scratch: Scratch::default(), changed, snapshot: None, rendered: Vec::new() };
+        let instance = Instance {
+            name: name.clone(),
+            scratch: Scratch::default(),
+            unlinked: Unlinked::default(),
+            changed,
+            snapshot: None,
+            rendered: Vec::new(),
+        };
         self.names.insert(name.clone(), key);
         self.instances.insert(key, instance);
         self.listing_changed();

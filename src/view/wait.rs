@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::View;
 use super::ino::Key;
+use super::io::Answer;
 use super::snapshot::{Live, Snapshot};
 use crate::error::{Error, Result};
 use crate::status::{Goal, State};
@@ -81,7 +82,7 @@ pub struct Parked {
     pub pid: u32,
     pub key: Key,
     pub condition: Condition,
-    pub answer: Box<dyn FnOnce(Result<Vec<u8>>) + Send>,
+    pub answer: Answer,
     pub since: Instant,
 }
 

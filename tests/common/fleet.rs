@@ -72,7 +72,7 @@ impl Fleet {
         if ran.code != 0 {
             return Err(format!("limafs mount failed: {ran:?}").into());
         }
-        if !self.mnt.join("README.md").is_file() {
+        if self.read("README.md").is_empty() {
             return Err("limafs mount came back, but there is no README.md in the tree".into());
         }
         Ok(())
@@ -90,7 +90,8 @@ impl Fleet {
         command.env("HOME", self.root()).env("LIMA_HOME", &self.home).env("M", &self.mnt).env("H", &self.home);
         command.env_remove("XDG_DATA_HOME").env_remove("XDG_CACHE_HOME").env_remove("XDG_CONFIG_HOME");
         command.env("LC_ALL", "C").envs(self.env.iter().cloned());
-        if self.mnt.is_dir() {
+        // Nobody but its user may look into a user's mount.
+        if self.user.is_some() || self.mnt.is_dir() {
             command.current_dir(&self.mnt);
         }
         if let Some((uid, gid)) = self.user {
@@ -125,6 +126,9 @@ impl Fleet {
 
     /// A file of the tree; empty when it cannot be read.
     pub fn read(&self, path: &str) -> String {
+        if self.user.is_some() {
+            return self.sh(&format!("cat {path}")).map(|ran| ran.out).unwrap_or_default();
+        }
         fs::read_to_string(self.mnt.join(path)).unwrap_or_default()
     }
 
@@ -216,7 +220,8 @@ impl Fleet {
     pub fn kill_daemon(&self) -> Outcome {
         let pid = self.daemon()?;
         procs::signal(pid, Signal::KILL);
-        wait_until("the end of the killed daemon", secs(5), || !procs::is_alive(pid))
+        wait_until("the end of the killed daemon", secs(5), || !procs::is_alive(pid))?;
+        wait_until("its tree answers with an error", secs(5), || rustix::fs::statfs(&self.mnt).is_err())
     }
 
     /// How often the mountpoint is in the mount table.
@@ -229,7 +234,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        let _ = self.limafs(&["unmount", &self.mnt.display().to_string()]);
+        let _ = self.limafs(&["unmount"]);
         for pid in self.processes() {
             procs::signal(pid, Signal::KILL);
         }

@@ -43,9 +43,11 @@ pub fn state(pid: u32) -> Option<char> {
     field(pid, "State")?.chars().next()
 }
 
-/// Whether it runs; a zombie does not.
+/// Whether it runs; a zombie does not. The main thread of a killed process is a zombie while others still end.
 pub fn is_alive(pid: u32) -> bool {
-    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut threads = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    threads.any(|thread: u32| state(thread).is_some_and(|state| state != 'Z' && state != 'X'))
 }
 
 pub fn parent(pid: u32) -> Option<u32> {

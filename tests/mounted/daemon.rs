@@ -92,8 +92,7 @@ fn x07_a_dead_mount_is_detached_and_replaced() -> Outcome {
     let fleet = with_instance()?;
     for round in 0..10 {
         fleet.kill_daemon()?;
-        let ran = fleet.sh("cd ~; ls $M")?;
-        ensure!(ran.code != 0, "round {round}: the tree of a killed daemon answers: {ran:?}");
+        ensure!(std::fs::read_dir(&fleet.mnt).is_err(), "round {round}: the tree of a killed daemon answers");
         fleet.mount()?;
         same!(fleet.mounts(), 1, "in round {round}");
         same!(fleet.read("foo/lima.yaml"), FAKE);
@@ -204,7 +203,7 @@ fn usage_errors_exit_with_2() -> Outcome {
     }
     same!(fleet.limafs(&["--help"])?.code, 0);
     same!(fleet.limafs(&["--version"])?.code, 0);
-    same!(fleet.limafs(&["mount", "/nowhere/at/all"])?.code, 1);
+    same!(fleet.limafs(&["mount", "/proc/nowhere"])?.code, 1);
     Ok(())
 }
 

@@ -122,15 +122,7 @@ fn e13_verbs_that_need_a_running_vm_are_refused() -> Outcome {
 fn e14_bad_words_are_refused_and_shown() -> Outcome {
     let fleet = Fleet::mounted()?;
     fleet.create("foo", FAKE)?;
-    let bad = [
-        "echo bogus",
-        "echo",
-        "printf 'start\\0'",
-        "echo START",
-        "echo start now",
-        "echo 'start\nstop'",
-        "echo restore",
-    ];
+    let bad = ["echo bogus", "echo", "printf 'start\\0'", "echo START", "echo start now", "echo restore"];
     for word in bad {
         for shell in ["bash", "sh"] {
             let line = format!("{shell} -c \"{}\"", format!("{word} > foo/state").replace('"', "\\\""));
@@ -298,7 +290,7 @@ fn mv_does_not_replace_an_instance() -> Outcome {
     ensure!(fleet.read("bar/lima.yaml").starts_with("# bar"), "bar has changed");
     same!(fleet.read("foo/lima.yaml"), FAKE);
     let ran = fleet.sh("mv foo _bad_")?;
-    ensure!(ran.code != 0 && ran.err.contains("Invalid argument"), "{ran:?}");
+    ensure!(ran.code != 0 && fleet.read(".error").contains("_bad_"), "{ran:?}");
     same!(fleet.read("foo/lima.yaml"), FAKE);
     Ok(())
 }

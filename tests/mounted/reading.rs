@@ -11,7 +11,6 @@ pub fn cases() -> Vec<Case> {
         an_archive_of_an_instance_can_be_unpacked_again,
         tail_f_follows_a_growing_log,
         readme_tells_of_every_file,
-        ssh_config_is_one_that_ssh_understands,
         json_files_are_json,
         git_and_find_newer_work,
     ]
@@ -86,16 +85,6 @@ fn readme_tells_of_every_file() -> Outcome {
     for name in fleet.ok("ls -A foo")?.lines() {
         ensure!(readme.contains(name), "README.md does not tell of {name}");
     }
-    Ok(())
-}
-
-fn ssh_config_is_one_that_ssh_understands() -> Outcome {
-    let fleet = fleet()?;
-    let effective = fleet.ok("ssh -G -F bar/ssh.config lima-bar")?;
-    for wanted in ["hostname 127.0.0.1", "batchmode yes", "identitiesonly yes"] {
-        ensure!(effective.lines().any(|line| line == wanted), "no {wanted:?} in {effective}");
-    }
-    ensure!(effective.contains(&fleet.home.join("_config/user").display().to_string()), "another key: {effective}");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! An ordinary user, through fusermount3; and what others may not.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 
 use crate::common::fleet::{FAKE, LIMAFS};
 use crate::common::suite::{is_root, lacks_program};
@@ -23,6 +23,10 @@ const STRANGER: u32 = 65533;
 fn lacks_users() -> Option<String> {
     if !is_root() {
         return Some("only root can act as other users".into());
+    }
+    let mode = std::fs::metadata("/dev/fuse").map_or(0, |meta| meta.mode());
+    if mode & 0o006 != 0o006 {
+        return Some(format!("/dev/fuse has mode {:o}, so that ordinary users cannot mount", mode & 0o777));
     }
     lacks_program("fusermount3").or_else(|| lacks_program("setpriv"))
 }

@@ -35,6 +35,13 @@ fn a_fast_guest_from_first_boot_to_removal() -> Outcome {
         fleet.ok(&format!("ss -Hltn | grep {} | awk '{{print $4}}'", port.split([':', ' ']).nth(1).unwrap_or("?")))?;
     ensure!(foreign.lines().all(|line| line.starts_with("127.0.0.1:")), "listens on {foreign}");
 
+    let effective = fleet.ok("ssh -G -F foo/ssh.config lima-foo")?;
+    for wanted in ["hostname 127.0.0.1", "batchmode yes", "identitiesonly yes"] {
+        ensure!(effective.lines().any(|line| line == wanted), "no {wanted:?} in {effective}");
+    }
+    let key = fleet.home.join("_config/user").display().to_string();
+    ensure!(effective.contains(&key), "another key: {effective}");
+
     let key = ssh(&fleet, "foo", "cat /etc/ssh/ssh_host_ed25519_key.pub")?;
     let first = boot_id(&fleet, "foo")?;
     ssh(&fleet, "foo", "echo kept > ~/kept; sync")?;
