@@ -30,7 +30,8 @@ impl Line {
     pub async fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(names::HA_SOCK);
         let stream = UnixStream::connect(&path).await.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            // Reset: it died with the connection in its queue.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
                 Error::HostDown { what: dir.file_name().unwrap_or_default().to_string_lossy().into_owned() }
             }
             _ => Error::io(&path)(source),
@@ -109,6 +110,12 @@ async fn whole(response: Response<Incoming>) -> Result<(StatusCode, Bytes)> {
     Ok((code, body.map_err(|error| Error::failed(names::HA_SOCK, error))?.to_bytes()))
 }
 
+/// A hostagent that dies in the middle of an answer is as gone as one that was never there.
 fn failed(error: hyper::Error) -> Error {
-    Error::failed(names::HA_SOCK, error)
+    let gone = error.is_canceled() || error.is_closed() || error.is_incomplete_message() || is_io(&error);
+    if gone { Error::HostDown { what: "the hostagent".into() } } else { Error::failed(names::HA_SOCK, error) }
+}
+
+fn is_io(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<io::Error>())
 }

@@ -16,6 +16,8 @@ use crate::{agent, config};
 
 /// A hostagent that has said its last word needs a moment to let go of the instance.
 const LEAVING: Duration = Duration::from_secs(3);
+/// One that died is replaced by another one within this.
+const REPLACED: Duration = Duration::from_secs(8);
 
 impl View {
     /// mkdir(2) of an instance.
@@ -140,40 +142,29 @@ impl View {
         done
     }
 
+    /// Gives a verb to the instance's hostagent. One that dies meanwhile is waited for to be replaced: verbs are
+    /// idempotent, so that one which was carried out already does no harm.
     async fn verb(&self, key: Key, verb: Verb) -> Result<()> {
-        let snapshot = self.snapshot(key)?;
-        match (&snapshot.live, verb) {
-            (Live::Agent(_), _) => match agent::command(&snapshot.dir, verb).await {
-                // It has just ended; what it left behind decides.
-                Err(Error::HostDown { .. }) => self.verb_at_rest(key, &self.snapshot(key)?, verb).await,
-                done => done,
-            },
-            (Live::Spawning { .. } | Live::Lost, Verb::Start) => Ok(()),
-            (Live::Spawning { .. } | Live::Lost, _) => self.verb_when_heard(key, verb).await,
-            (Live::Foreign { .. }, Verb::Stop) => agent::interrupt(&snapshot.dir),
-            (Live::Foreign { .. }, Verb::Start) => Ok(()),
-            (Live::Foreign { .. }, _) => {
-                Err(Error::unsupported("state", format!("{verb}: limactl runs this instance, and can only stop it")))
-            }
-            (Live::None, _) => self.verb_at_rest(key, &snapshot, verb).await,
-        }
-    }
-
-    /// A verb for an instance whose hostagent is on its way.
-    async fn verb_when_heard(&self, key: Key, verb: Verb) -> Result<()> {
-        let deadline = Instant::now() + LEAVING;
+        let deadline = Instant::now() + REPLACED;
         loop {
             let snapshot = self.snapshot(key)?;
-            match snapshot.live {
-                Live::Agent(_) => return agent::command(&snapshot.dir, verb).await,
-                Live::None => return self.verb_at_rest(key, &snapshot, verb).await,
-                _ if Instant::now() > deadline => {
-                    return Err(Error::Timeout {
-                        what: "the hostagent's first word".into(),
-                        seconds: LEAVING.as_secs(),
-                    });
+            let done = match (&snapshot.live, verb) {
+                (Live::Agent(_), _) => agent::command(&snapshot.dir, verb).await,
+                (Live::Spawning { .. }, Verb::Start) => Ok(()),
+                (Live::Spawning { .. } | Live::Lost, _) => Err(Error::HostDown { what: "the hostagent".into() }),
+                (Live::Foreign { .. }, Verb::Stop) => agent::interrupt(&snapshot.dir),
+                (Live::Foreign { .. }, Verb::Start) => Ok(()),
+                (Live::Foreign { .. }, _) => Err(Error::unsupported(
+                    "state",
+                    format!("{verb}: limactl runs this instance, and can only stop it"),
+                )),
+                (Live::None, _) => self.verb_at_rest(key, &snapshot, verb).await,
+            };
+            match done {
+                Err(Error::HostDown { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                done => return done,
             }
         }
     }
