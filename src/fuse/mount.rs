@@ -23,6 +23,8 @@ use crate::view::View;
 pub const NOT_MOUNTED: &str = "LIMAFS-IS-NOT-MOUNTED";
 /// How long the kernel may take to notice that the daemon of a mount was killed.
 const DYING: Duration = Duration::from_secs(2);
+/// How long a process that was killed may look alive.
+const DOUBT: Duration = Duration::from_millis(300);
 /// How long an unmount waits for the daemon to leave.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -38,14 +40,15 @@ impl DaemonLock {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = file.map_err(Error::io(&path))?;
-        let deadline = Instant::now() + LEAVING;
+        let begun = Instant::now();
         while let Err(error) = file.try_lock() {
             if let fs::TryLockError::Error(source) = error {
                 return Err(Error::Io { path, source });
             }
             let holder = Holder::read(home);
-            // A daemon that was just killed holds it until the kernel has taken it apart.
-            if holder.as_ref().is_some_and(Holder::is_alive) || Instant::now() > deadline {
+            // A daemon that was just killed holds it until the kernel has taken it apart, and looks alive at first.
+            let patience = if holder.as_ref().is_some_and(Holder::is_alive) { DOUBT } else { LEAVING };
+            if begun.elapsed() > patience {
                 let who = holder.map_or_else(|| "another process".into(), |holder| holder.to_string());
                 return Err(Error::busy(home.path().display().to_string(), format!("is mounted already, by {who}")));
             }

@@ -189,10 +189,10 @@ impl View {
         }
         // Whoever holds it is about to leave, or is a hostagent that nobody has heard of yet.
         drop(take_lock(snapshot).await?);
-        self.changed(key, |snapshot| snapshot.live = Live::Spawning { since: Timestamp::now() });
+        self.heard(key, Live::Spawning { since: Timestamp::now() });
         let spawned = agent::spawn(&self.0.home, &snapshot.name, false).await;
         if spawned.is_err() {
-            self.changed(key, |snapshot| snapshot.live = Live::None);
+            self.heard(key, Live::None);
         }
         spawned?;
         self.follow(key, false);

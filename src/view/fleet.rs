@@ -164,7 +164,7 @@ impl View {
         lost
     }
 
-    fn heard(&self, key: Key, live: Live) {
+    pub(super) fn heard(&self, key: Key, live: Live) {
         let mut told = None;
         self.changed(key, |snapshot| {
             let before = (snapshot.state(), snapshot.goal());
