@@ -8,3 +8,4 @@ pub mod images;
 pub mod names;
 pub mod status;
 pub mod store;
+pub mod templates;
