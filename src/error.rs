@@ -47,6 +47,9 @@ pub enum Error {
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Driver(#[from] driver::Error),
+    /// A hostagent's refusal, in its own words.
+    #[error("{message}")]
+    Refused { message: String, errno: i32 },
     /// Something failed that no caller can act upon but by reading the sentence.
     #[error("{what}: {why}")]
     Failed { what: String, why: String },
@@ -95,6 +98,7 @@ impl Error {
             Self::HostDown { .. } => libc::EHOSTDOWN,
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Driver(error) => driver_errno(error),
+            Self::Refused { errno, .. } => *errno,
             Self::Failed { .. } => libc::EIO,
         }
     }

@@ -1,11 +1,16 @@
 //! limafs: Lima virtual machines as a mounted file system.
 
+pub mod agent;
 pub mod cidata;
 pub mod config;
 pub mod error;
+pub mod fuse;
 pub mod host;
+pub mod hostagent;
 pub mod images;
 pub mod names;
+pub mod registry;
 pub mod status;
 pub mod store;
 pub mod templates;
+pub mod view;

@@ -40,6 +40,10 @@ pub const USER_KEY: &str = "user";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";
+/// In [`OURS_DIR`]: events of all instances.
+pub const ROOT_EVENTS: &str = "events.jsonl";
+/// In [`OURS_DIR`]: held by the mount for life; pid and mountpoint of the holder.
+pub const MOUNT_LOCK: &str = "mount.lock";
 
 /// `sun_path` on Linux, with its terminating NUL.
 pub const UNIX_PATH_MAX: usize = 108;

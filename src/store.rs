@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub struct Record {
     pub since: Timestamp,
     /// Boot id of the host; a record of an earlier boot has no VM.
     pub boot_id: String,
+    /// Name of the driver; empty while unknown.
+    #[serde(default)]
+    pub driver: String,
     /// The VM's process, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_pid: Option<u32>,
@@ -33,6 +37,9 @@ pub struct Record {
     pub iid: String,
     #[serde(default)]
     pub ssh_local_port: u16,
+    /// What a start or stop was waiting for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// The latest failure in full; empty when there is none.
     #[serde(default)]
     pub errors: Vec<String>,
@@ -73,10 +80,10 @@ pub fn create(home: &Home, name: &Name) -> Result<PathBuf> {
 
 /// Replaces lima.yaml whole, and writes `lima-version` with the first one.
 pub fn define(dir: &Path, text: &[u8]) -> Result<()> {
-    replace(&dir.join(names::LIMA_YAML), text, 0o644)?;
+    replace(&dir.join(names::LIMA_YAML), text, 0o600)?;
     let version = dir.join(names::LIMA_VERSION);
     if !version.exists() {
-        replace(&version, LIMA_COMPATIBLE.as_bytes(), 0o444)?;
+        replace(&version, LIMA_COMPATIBLE.as_bytes(), 0o400)?;
     }
     Ok(())
 }
@@ -164,7 +171,9 @@ pub fn set_record(dir: &Path, record: &Record) -> Result<()> {
 
 /// The host's boot id: another one means that every VM of the record is gone.
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    BOOT_ID.get_or_init(read).clone()
 }
 
 /// Reads a regular file of at most 1 MiB; `None` when there is none. Never hangs on a FIFO or device.

@@ -1,7 +1,7 @@
 //! Templates by name: those that are part of the program, and the user's in `$LIMA_HOME/_templates/`.
 //! Reads files, never writes one; knows nothing of what is in a template.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +34,18 @@ pub fn user_templates(home: &Home) -> Result<BTreeMap<String, PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// File name (`local.yaml`) and text of every template, sorted; the user's in place of ours of the same name.
+/// One that cannot be read is left out and logged.
+pub fn all(home: &Home) -> Vec<(String, String)> {
+    let own = user_templates(home).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot list templates");
+        BTreeMap::new()
+    });
+    let names: BTreeSet<&str> = EMBEDDED.iter().map(|(name, _)| *name).chain(own.keys().map(String::as_str)).collect();
+    let text = |name: &str| read(home, name).inspect_err(|error| tracing::warn!(%error, "cannot read template")).ok();
+    names.into_iter().filter_map(|name| Some((format!("{name}{ENDING}"), text(name)?))).collect()
 }
 
 /// The text of a template; the user's own comes before ours.
@@ -86,6 +98,17 @@ mod tests {
     }
 
     #[test]
+    fn embedded_templates_load_without_a_warning() {
+        let host = crate::host::Host::detect().unwrap();
+        let name = crate::names::Name::parse("foo").unwrap();
+        for (template, text) in EMBEDDED {
+            let context = crate::config::Context { name: &name, dir: "/home/ada/.lima/foo".into(), host: &host };
+            let loaded = crate::config::load(text.as_bytes(), &context).unwrap();
+            assert_eq!(loaded.warnings, [""; 0], "{template}");
+        }
+    }
+
+    #[test]
     fn every_file_of_templates_is_embedded() {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
         let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -110,6 +133,12 @@ mod tests {
         assert_eq!(user_templates(&home).unwrap().into_keys().collect::<Vec<_>>(), ["local", "own"]);
         assert_eq!(read(&home, "local").unwrap(), "cpus: 1\n");
         assert_eq!(read(&home, "own").unwrap(), "cpus: 2\n");
+        let all = all(&home);
+        assert_eq!(
+            all.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["local.yaml", "local-fast.yaml", "own.yaml"]
+        );
+        assert_eq!(all[0].1, "cpus: 1\n");
     }
 
     #[test]

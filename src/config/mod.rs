@@ -1,12 +1,31 @@
 //! lima.yaml: parse, fill, validate, expand. Pure: text and values in, values and faults out; opens no file, knows no tokio.
 
-use std::path::{Path, PathBuf};
+mod deprecated;
+mod expand;
+mod fill;
+mod parse;
+mod read;
+mod remarks;
+mod size;
+mod suggest;
+mod template;
+mod tree;
+mod validate;
+
+use std::path::PathBuf;
 
 use limafs_driver::Config;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::Name;
+
+use fill::fill;
+use parse::{Parsed, parse};
+use validate::validate;
+
+pub use expand::message;
+pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.
 #[derive(Debug, Clone)]
@@ -27,31 +46,43 @@ pub struct Loaded {
 }
 
 /// Parses, fills, expands and validates a whole lima.yaml. Reports every fault together, as `Error::Document`.
-pub fn load(_text: &[u8], _context: &Context) -> Result<Loaded> {
-    todo!()
+pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
+    let Parsed { config: mut written, tree, mut warnings, mut faults } = parse(text)?;
+    deprecated::move_fields(&mut written, &mut warnings);
+    let filled = fill(&written, context, &mut warnings);
+    validate(&written, &filled, &mut faults, &mut warnings);
+    if let Err(error) = message(&filled, context, 0) {
+        warnings.say("message", error.to_string());
+    }
+    let warnings = warnings.into_lines(&tree);
+    if faults.is_empty() {
+        return Ok(Loaded { written, filled, warnings });
+    }
+    // What is missing may be there under a misspelt key, so the warnings belong to the answer.
+    let warnings = warnings.into_iter().map(|warning| format!("warning: {warning}"));
+    Err(Error::Document(faults.into_lines(&tree).into_iter().chain(warnings).collect()))
+}
+
+/// Whether an instance that has a disk can become `new`. Both are filled.
+pub fn check_change(old: &Config, new: &Config) -> Result<()> {
+    if old.vm_type != new.vm_type {
+        return Err(Error::invalid("vmType", "cannot be changed for an existing instance"));
+    }
+    let bytes = |config: &Config| config.disk.as_deref().and_then(size).unwrap_or_default();
+    let (before, after) = (bytes(old), bytes(new));
+    if after < before {
+        let why = format!("shrinking the disk ({} -> {}) is not supported", format_size(before), format_size(after));
+        return Err(Error::invalid("disk", why));
+    }
+    Ok(())
 }
 
 /// The filled configuration as YAML.
-pub fn to_yaml(_filled: &Config) -> Result<String> {
-    todo!()
+pub fn to_yaml(filled: &Config) -> Result<String> {
+    // Folding would break long lines of scripts for the reader's eye.
+    let options = serde_yaml::ser_options! { folded_wrap_chars: usize::MAX };
+    serde_yaml::to_string_with_options(filled, options).map_err(|error| Error::failed("effective.yaml", error))
 }
 
-/// The template's message with its variables expanded; empty when there is none.
-pub fn message(_filled: &Config, _context: &Context, _ssh_local_port: u16) -> Result<String> {
-    todo!()
-}
-
-/// Bytes of a Lima size (`4GiB`, `512m`, `1.5GB`: always 1024-based).
-pub fn size(_text: &str) -> Option<u64> {
-    todo!()
-}
-
-/// Bytes as Lima prints them: `4GiB`, `1.5GiB`.
-pub fn format_size(_bytes: u64) -> String {
-    todo!()
-}
-
-/// Host path of `~`, `~/x` or an absolute path; `None` for anything else.
-pub fn expand_path(_text: &str, _home: &Path) -> Option<PathBuf> {
-    todo!()
-}
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,11 @@
 //! A *filled* configuration has a value in every field that has a default.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 macro_rules! schema {
@@ -288,30 +292,6 @@ pub struct Disk {
     pub fs_args: Option<Vec<String>>,
 }
 
-impl<'de> Deserialize<'de> for Disk {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        #[derive(Default)]
-        struct Fields {
-            name: String,
-            format: Option<bool>,
-            fs_type: Option<String>,
-            fs_args: Option<Vec<String>>,
-        }
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Name(String),
-            Fields(Fields),
-        }
-        Ok(match Either::deserialize(deserializer)? {
-            Either::Name(name) => Self { name, ..Self::default() },
-            Either::Fields(Fields { name, format, fs_type, fs_args }) => Self { name, format, fs_type, fs_args },
-        })
-    }
-}
-
 /// Where another document is: a bare string is its `url`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Locator {
@@ -320,37 +300,101 @@ pub struct Locator {
     pub digest: Option<String>,
 }
 
+impl<'de> Deserialize<'de> for Disk {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Fields {
+            name: String,
+            format: Option<bool>,
+            fs_type: Option<String>,
+            fs_args: Option<Vec<String>>,
+        }
+        Ok(match deserializer.deserialize_any(text_or("a disk's name or a map"))? {
+            TextOr::Text(name) => Self { name, ..Self::default() },
+            TextOr::Map(Fields { name, format, fs_type, fs_args }) => Self { name, format, fs_type, fs_args },
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Locator {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize, Default)]
+        #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Fields {
             url: String,
             digest: Option<String>,
         }
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Url(String),
-            Fields(Fields),
-        }
-        Ok(match Either::deserialize(deserializer)? {
-            Either::Url(url) => Self { url, digest: None },
-            Either::Fields(Fields { url, digest }) => Self { url, digest },
+        Ok(match deserializer.deserialize_any(text_or("a URL or a map"))? {
+            TextOr::Text(url) => Self { url, digest: None },
+            TextOr::Map(Fields { url, digest }) => Self { url, digest },
         })
+    }
+}
+
+/// A value that may be written in short as text. Not `serde(untagged)`: that buffers, and a deserializer that
+/// watches for unknown keys would not be asked to ignore them.
+enum TextOr<T> {
+    Text(String),
+    Map(T),
+}
+
+struct TextOrVisitor<T> {
+    expected: &'static str,
+    map: PhantomData<T>,
+}
+
+fn text_or<T>(expected: &'static str) -> TextOrVisitor<T> {
+    TextOrVisitor { expected, map: PhantomData }
+}
+
+impl<'de, T: Default + Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
+    type Value = TextOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(TextOr::Text(text.to_owned()))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(TextOr::Map(T::default()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Map)
     }
 }
 
 /// `base` may be one locator or a list of them.
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Locator>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Many(Vec<Locator>),
-        One(Locator),
+    struct OneOrMany;
+
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Option<Vec<Locator>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a URL, a map or a list of them")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_str<E: de::Error>(self, url: &str) -> Result<Self::Value, E> {
+            Ok(Some(vec![Locator { url: url.to_owned(), digest: None }]))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Ok(Some(vec![Locator::deserialize(MapAccessDeserializer::new(map))?]))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list)).map(Some)
+        }
     }
-    Ok(Option::<Either>::deserialize(deserializer)?.map(|either| match either {
-        Either::Many(list) => list,
-        Either::One(locator) => vec![locator],
-    }))
+
+    deserializer.deserialize_any(OneOrMany)
 }

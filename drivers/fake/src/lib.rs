@@ -1,1 +1,274 @@
-//! A driver whose VM is a sleeping process. For tests only.
+//! A driver whose VM is a sleeping process. For tests only: it can be told to fail, hang, die and refuse.
+//! Never touches a process but one whose first argument is this instance's `fake.pid`.
+//!
+//! Told by `vmOpts.fake` in the configuration, or, at any moment and with precedence, by `fake.json` in the instance
+//! directory; see [`Behaviour`].
+
+mod process;
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use limafs_driver::{Accelerator, Driver, Error, Info, Instance, Result, Vm, VmEvent};
+use rustix::process::Signal;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::process::Process;
+
+/// How the fake VM behaves; the default is well.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Behaviour {
+    /// `start` fails with these words.
+    pub fail_start: Option<String>,
+    /// `start` never returns; nothing runs yet.
+    pub hang_start: bool,
+    /// `validate` fails with these words.
+    pub fail_validate: Option<String>,
+    /// The VM ends by itself after so many milliseconds, not cleanly.
+    pub die_after_ms: Option<u64>,
+    /// The VM powers itself off after so many milliseconds.
+    pub power_off_after_ms: Option<u64>,
+    /// `stop` gets no answer and ends in a kill.
+    pub ignore_powerdown: bool,
+    pub refuse_pause: bool,
+    /// Lines for the boot channel, sent at the start.
+    pub boot: Vec<String>,
+}
+
+/// Runs one instance as a sleeping process.
+#[derive(Debug, Default)]
+pub struct Fake {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instance: Option<Instance>,
+    running: Option<Running>,
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    process: Arc<Process>,
+    events: mpsc::WeakSender<VmEvent>,
+    /// Whether `stop` asked for the end.
+    stopping: Arc<watch::Sender<bool>>,
+    gone: watch::Receiver<bool>,
+    _tasks: Arc<JoinSet<()>>,
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state<T>(&self, use_it: impl FnOnce(&mut State) -> T) -> T {
+        use_it(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn instance(&self) -> Result<Instance> {
+        self.state(|state| state.instance.clone()).ok_or_else(|| Error::failed("fake driver", "is not configured"))
+    }
+
+    fn behaviour(&self) -> Result<Behaviour> {
+        let instance = self.instance()?;
+        if let Ok(text) = fs::read_to_string(instance.dir.join("fake.json")) {
+            return serde_json::from_str(&text).map_err(|error| Error::invalid("fake.json", error.to_string()));
+        }
+        behaviour(&instance)
+    }
+
+    fn running(&self) -> Result<Option<Running>> {
+        match self.state(|state| state.running.clone()).filter(|running| !*running.gone.borrow()) {
+            Some(running) => Ok(Some(running)),
+            None => Ok(self.find()?.map(|(running, _)| running)),
+        }
+    }
+
+    fn find(&self) -> Result<Option<(Running, mpsc::Receiver<VmEvent>)>> {
+        let dir = self.instance()?.dir;
+        Ok(Process::find(&pid_file(&dir)).map(|process| self.watch(process, &dir)))
+    }
+
+    fn watch(&self, process: Process, dir: &Path) -> (Running, mpsc::Receiver<VmEvent>) {
+        let (events, receiver) = mpsc::channel(64);
+        let (gone_sender, gone) = watch::channel(false);
+        let process = Arc::new(process);
+        let stopping = Arc::new(watch::Sender::new(false));
+        let (weak, dir) = (events.downgrade(), dir.to_owned());
+        let powers_off = self.behaviour().is_ok_and(|told| told.power_off_after_ms.is_some());
+        let mut tasks = JoinSet::new();
+        let (watched, asked) = (process.clone(), stopping.clone());
+        tasks.spawn(async move {
+            watched.ended().await;
+            let last = last_event(&watched, powers_off || *asked.borrow());
+            // A missing pid file is what was wanted.
+            let _ = fs::remove_file(pid_file(&dir));
+            gone_sender.send_replace(true);
+            // Nobody may be listening any more.
+            let _ = events.send(last).await;
+        });
+        let running = Running { process, events: weak, stopping, gone, _tasks: Arc::new(tasks) };
+        self.state(|state| state.running = Some(running.clone()));
+        (running, receiver)
+    }
+
+    async fn signal(&self, signal: Signal, event: VmEvent) -> Result<()> {
+        let running = self.running()?.ok_or(Error::NotRunning)?;
+        running.process.signal(signal).map_err(|error| Error::failed("fake VM", error))?;
+        // A signal takes its time on a busy machine, and whoever attaches next looks at the process.
+        while !*running.gone.borrow() && running.process.is_paused() != (signal == Signal::STOP) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tell(&running, event).await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Driver for Fake {
+    fn info(&self) -> Info {
+        Info { name: "fake".into(), ..Info::default() }
+    }
+
+    async fn configure(&self, instance: Instance) -> Result<Instance> {
+        behaviour(&instance)?;
+        self.state(|state| state.instance = Some(instance.clone()));
+        Ok(instance)
+    }
+
+    async fn validate(&self) -> Result<()> {
+        self.behaviour()?.fail_validate.map_or(Ok(()), |why| Err(Error::failed("validate", why)))
+    }
+
+    async fn create_disk(&self) -> Result<()> {
+        let dir = self.instance()?.dir;
+        let (image, disk) = (dir.join("image"), dir.join("disk"));
+        if disk.exists() || !image.exists() {
+            return Ok(());
+        }
+        fs::rename(&image, &disk).map_err(Error::io(image))
+    }
+
+    async fn start(&self) -> Result<Vm> {
+        let behaviour = self.behaviour()?;
+        if let Some(why) = behaviour.fail_start {
+            return Err(Error::failed("start", why));
+        }
+        if behaviour.hang_start {
+            std::future::pending::<()>().await;
+        }
+        let dir = self.instance()?.dir;
+        if Process::find(&pid_file(&dir)).is_some() {
+            return Err(Error::failed("start", "the VM runs already"));
+        }
+        let process = Process::spawn(&pid_file(&dir), behaviour.die_after_ms.or(behaviour.power_off_after_ms))?;
+        write(&pid_file(&dir), &format!("{}\n", process.pid()))?;
+        write(&dir.join("serial.log"), "the fake VM sleeps\n")?;
+        let (running, events) = self.watch(process, &dir);
+        for line in behaviour.boot {
+            tell(&running, VmEvent::Boot(line)).await;
+        }
+        Ok(vm(&running, events))
+    }
+
+    async fn attach(&self) -> Result<Option<Vm>> {
+        let Some((running, events)) = self.find()? else { return Ok(None) };
+        if running.process.is_paused() {
+            tell(&running, VmEvent::Paused).await;
+        }
+        Ok(Some(vm(&running, events)))
+    }
+
+    async fn stop(&self, grace: Duration) -> Result<()> {
+        let Some(mut running) = self.running()? else { return Ok(()) };
+        tell(&running, VmEvent::PoweringDown).await;
+        if !self.behaviour()?.ignore_powerdown {
+            running.stopping.send_replace(true);
+            // Ended already is what was wanted; a paused one takes the signal when it goes on.
+            let _ = running.process.signal(Signal::TERM).and_then(|()| running.process.signal(Signal::CONT));
+        }
+        let in_time = timeout(grace, running.gone.wait_for(|gone| *gone)).await.is_ok();
+        if in_time { Ok(()) } else { self.kill().await }
+    }
+
+    async fn kill(&self) -> Result<()> {
+        let Some(mut running) = self.running()? else { return Ok(()) };
+        running.process.signal(Signal::KILL).map_err(|error| Error::failed("killing the fake VM", error))?;
+        // An error means that the watching ended, with the process.
+        let _ = running.gone.wait_for(|gone| *gone).await;
+        Ok(())
+    }
+
+    async fn pause(&self) -> Result<()> {
+        if self.behaviour()?.refuse_pause {
+            return Err(Error::failed("pause", "refused"));
+        }
+        self.signal(Signal::STOP, VmEvent::Paused).await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT, VmEvent::Resumed).await
+    }
+
+    async fn reset(&self) -> Result<()> {
+        let running = self.running()?.ok_or(Error::NotRunning)?;
+        tell(&running, VmEvent::Reset).await;
+        Ok(())
+    }
+
+    /// Empty: the guest has no ssh, and is ready when it runs.
+    async fn ssh_address(&self) -> Result<String> {
+        Ok(String::new())
+    }
+}
+
+fn behaviour(instance: &Instance) -> Result<Behaviour> {
+    match instance.config.vm_opts.as_ref().and_then(|options| options.get("fake")) {
+        None => Ok(Behaviour::default()),
+        Some(value) => {
+            serde_json::from_value(value.clone()).map_err(|error| Error::invalid("vmOpts.fake", error.to_string()))
+        }
+    }
+}
+
+fn vm(running: &Running, events: mpsc::Receiver<VmEvent>) -> Vm {
+    let accelerator = Accelerator { name: "fake".into(), reason: String::new() };
+    Vm { pid: Some(running.process.pid()), accelerator: Some(accelerator), events }
+}
+
+fn last_event(process: &Process, expected: bool) -> VmEvent {
+    match process.killed_by() {
+        Some(signal) if signal != Signal::TERM.as_raw() => {
+            VmEvent::Exited { clean: false, reason: format!("killed by signal {signal}") }
+        }
+        _ if expected => VmEvent::Exited { clean: true, reason: "shut down".into() },
+        _ => VmEvent::Exited { clean: false, reason: "ended".into() },
+    }
+}
+
+async fn tell(running: &Running, event: VmEvent) {
+    if let Some(events) = running.events.upgrade() {
+        // Nobody may be listening any more.
+        let _ = events.send(event).await;
+    }
+}
+
+fn pid_file(dir: &Path) -> PathBuf {
+    dir.join("fake.pid")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut options = fs::File::options();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::io(path))
+}

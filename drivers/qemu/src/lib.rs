@@ -1,1 +1,250 @@
-//! The QEMU driver.
+//! The QEMU driver: one value runs one instance's VM as a QEMU process that outlives us.
+//! Never keeps state that a new value could not find again: the process, its sockets and files are the state.
+//!
+//! ```text
+//!  configure -> plan -> command_line -> process::spawn ---> QEMU
+//!                                          |                 | limafs.qmp.sock, boot.sock, pidfd
+//!                            attach ------>`-- vm::Running <-'
+//! ```
+
+mod accelerator;
+mod boot;
+mod command_line;
+mod configure;
+mod disk;
+mod firmware;
+mod image;
+mod kvm;
+mod machine;
+mod monitor;
+mod names;
+mod plan;
+mod process;
+mod program;
+mod qmp;
+mod vm;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use limafs_driver::{Accelerator, Driver, Error, Features, Info, Instance, Result, Vm, VmEvent};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use crate::process::Process;
+use crate::vm::Running;
+
+/// How long QEMU may take until it answers.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// A guest that was not listening yet is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Runs one instance under QEMU.
+#[derive(Debug, Default)]
+pub struct Qemu {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    instance: Option<Instance>,
+    running: Option<Arc<Running>>,
+}
+
+impl Qemu {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state<T>(&self, use_it: impl FnOnce(&mut State) -> T) -> T {
+        use_it(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn instance(&self) -> Result<Instance> {
+        self.state(|state| state.instance.clone()).ok_or_else(|| Error::failed("QEMU driver", "is not configured"))
+    }
+
+    /// The VM that is watched; found first if need be.
+    async fn running(&self) -> Result<Option<Arc<Running>>> {
+        match self.state(|state| state.running.clone()).filter(|running| !running.is_gone()) {
+            Some(running) => Ok(Some(running)),
+            None => Ok(self.find().await?.map(|(running, _)| running)),
+        }
+    }
+
+    /// Looks for the VM and starts to watch it.
+    async fn find(&self) -> Result<Option<(Arc<Running>, mpsc::Receiver<VmEvent>)>> {
+        let dir = self.instance()?.dir;
+        let found = find_process(dir.clone()).await?;
+        Ok(found.map(|process| self.watch(Running::watch(process, &dir, None))))
+    }
+
+    fn watch(&self, (running, events): (Running, mpsc::Receiver<VmEvent>)) -> (Arc<Running>, mpsc::Receiver<VmEvent>) {
+        let running = Arc::new(running);
+        self.state(|state| state.running = Some(running.clone()));
+        (running, events)
+    }
+
+    async fn command(&self, command: &'static str) -> Result<()> {
+        let running = self.running().await?.ok_or(Error::NotRunning)?;
+        running.qmp.execute(command, None).await.map(drop)
+    }
+
+    async fn accelerator(&self, instance: &Instance) -> Result<Accelerator> {
+        accelerator::choose(&instance.arch, accelerator::proof_path(&instance.dir)).await
+    }
+}
+
+#[async_trait]
+impl Driver for Qemu {
+    fn info(&self) -> Info {
+        Info {
+            name: "qemu".into(),
+            features: Features { supported_image_formats: vec!["qcow2".into(), "raw".into()], ..Features::default() },
+            boot_port: names::BOOT_PORT.into(),
+            ..Info::default()
+        }
+    }
+
+    async fn configure(&self, instance: Instance) -> Result<Instance> {
+        let instance = configure::configure(instance)?;
+        self.state(|state| state.instance = Some(instance.clone()));
+        Ok(instance)
+    }
+
+    async fn validate(&self) -> Result<()> {
+        let instance = self.instance()?;
+        let program = program::find(configure::machine(&instance)?).await?;
+        plan::check_version(&instance, &program)?;
+        let accelerator = self.accelerator(&instance).await?;
+        program.check_accelerator(&accelerator.name).await
+    }
+
+    async fn create_disk(&self) -> Result<()> {
+        let instance = self.instance()?;
+        if find_process(instance.dir.clone()).await?.is_some() {
+            // QEMU has the disk; it is grown before the next start.
+            return Ok(());
+        }
+        disk::create(&instance.dir, instance.disk).await
+    }
+
+    async fn start(&self) -> Result<Vm> {
+        let instance = self.instance()?;
+        if let Some(process) = find_process(instance.dir.clone()).await? {
+            return Err(Error::failed("start", format!("the VM runs already, as process {}", process.pid())));
+        }
+        if let Some(last) = self.state(|state| state.running.take()) {
+            // Its last task is about to remove the sockets that the new one will have.
+            let late = |_| Error::Timeout { what: "the end of the last VM".into(), seconds: START_DEADLINE.as_secs() };
+            timeout(START_DEADLINE, last.gone()).await.map_err(late)?;
+        }
+        let machine = configure::machine(&instance)?;
+        let program = program::find(machine).await?;
+        plan::check_version(&instance, &program)?;
+        let accelerator = self.accelerator(&instance).await?;
+        let plan = plan::plan(&instance, machine, program, &accelerator)?;
+        clear(&instance.dir)?;
+        let (process, stderr) = Process::spawn(&command_line::command_line(&plan))?;
+        // Watched before anything is awaited: a start that is dropped from here on leaves a VM that is ours.
+        let (running, events) = self.watch(Running::watch(process, &instance.dir, Some(stderr)));
+        if let Err(error) = wait_for_answer(&running).await {
+            running.kill().await?;
+            return Err(error);
+        }
+        Ok(Vm { pid: Some(running.process.pid()), accelerator: Some(accelerator), events })
+    }
+
+    async fn attach(&self) -> Result<Option<Vm>> {
+        let Some((running, events)) = self.find().await? else { return Ok(None) };
+        let name = accelerator::of_arguments(&running.process.arguments());
+        let now = self.accelerator(&self.instance()?).await.ok();
+        let accelerator = name.map(|name| match now {
+            Some(now) if now.name == name => now,
+            _ => Accelerator { name, reason: "chosen when the VM was started".into() },
+        });
+        Ok(Some(Vm { pid: Some(running.process.pid()), accelerator, events }))
+    }
+
+    async fn stop(&self, grace: Duration) -> Result<()> {
+        let Some(running) = self.running().await? else { return Ok(()) };
+        running.expect_end();
+        let deadline = Instant::now() + grace;
+        while !running.is_gone() && Instant::now() < deadline {
+            let wait = ASK_AGAIN.min(deadline - Instant::now());
+            // Cancel-safe: what is lost is an answer that no longer matters.
+            tokio::select! {
+                () = running.gone() => {}
+                () = async { ask_to_power_down(&running).await; tokio::time::sleep(wait).await } => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        }
+        if running.is_gone() { Ok(()) } else { running.kill().await }
+    }
+
+    async fn kill(&self) -> Result<()> {
+        match self.running().await? {
+            Some(running) => running.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn pause(&self) -> Result<()> {
+        self.command("stop").await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.command("cont").await
+    }
+
+    async fn reset(&self) -> Result<()> {
+        self.command("system_reset").await
+    }
+}
+
+/// Reading every process's arguments may block on one that is stuck.
+async fn find_process(dir: PathBuf) -> Result<Option<Process>> {
+    let runtime = tokio::runtime::Handle::current();
+    let find = move || {
+        // The pidfd is registered with the runtime.
+        let _guard = runtime.enter();
+        Process::find(&dir)
+    };
+    tokio::task::spawn_blocking(find).await.map_err(|error| Error::failed("the search for QEMU", error))
+}
+
+async fn wait_for_answer(running: &Running) -> Result<()> {
+    let late = |_| Error::Timeout { what: "the start of QEMU".into(), seconds: START_DEADLINE.as_secs() };
+    timeout(START_DEADLINE, running.answers()).await.map_err(late)?
+}
+
+async fn ask_to_power_down(running: &Running) {
+    // A paused guest sees no button. Asked for now: a VM just taken up may not have told yet.
+    let status = running.qmp.execute("query-status", None).await.unwrap_or_default();
+    if status["status"] == "paused"
+        && let Err(error) = running.qmp.execute("cont", None).await
+    {
+        tracing::debug!("cont before powering down: {error}");
+    }
+    if let Err(error) = running.qmp.execute("system_powerdown", None).await {
+        tracing::debug!("powering down: {error}");
+    }
+}
+
+/// Makes the directory ready for a new QEMU: no sockets of a dead one, empty logs. The log files stay the same files,
+/// for those who follow them.
+fn clear(dir: &Path) -> Result<()> {
+    process::clean(dir);
+    for name in names::LOGS {
+        let path = dir.join(name);
+        match fs::File::options().write(true).open(&path).and_then(|file| file.set_len(0)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}

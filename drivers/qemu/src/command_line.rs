@@ -1,0 +1,290 @@
+//! The QEMU command line of a [`Plan`]. Pure: looks at no file and starts nothing.
+//!
+//! Every value that comes from a configuration or a path goes through [`Props::set`], which doubles commas, so that
+//! it stays one value. The format of every drive is written out, so that QEMU never guesses one from bytes that a
+//! guest wrote.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use crate::image::Format;
+use crate::machine::Machine;
+use crate::names;
+use crate::program::Version;
+
+/// The `-sandbox` that every QEMU gets which has one.
+pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// All that decides a command line.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Program and leading arguments.
+    pub program: Vec<OsString>,
+    pub version: Version,
+    pub sandbox: bool,
+    pub machine: &'static Machine,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    pub cpu: String,
+    pub cpus: u32,
+    pub memory_mib: u64,
+    pub name: String,
+    pub dir: PathBuf,
+    pub boot: Boot,
+    pub disk: Format,
+    /// The instance was made of an installation CD, which boots first.
+    pub has_iso: bool,
+    pub has_cidata: bool,
+    pub ssh_port: u16,
+    pub mac: String,
+    pub shares: Vec<Share>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Boot {
+    /// The machine's own firmware finds the boot loader.
+    BuiltIn,
+    Flash(PathBuf),
+    Kernel {
+        kernel: PathBuf,
+        append: Option<OsString>,
+        initrd: Option<PathBuf>,
+    },
+}
+
+/// A host directory shown to the guest over 9p.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub tag: String,
+    pub path: PathBuf,
+    pub security_model: String,
+    pub writable: bool,
+}
+
+/// Returns program and arguments.
+pub(crate) fn command_line(plan: &Plan) -> Vec<OsString> {
+    let mut line = Line { words: plan.program.clone(), bus: plan.machine.bus };
+    line.flag("-no-user-config");
+    line.flag("-nodefaults");
+    if plan.sandbox {
+        line.option("-sandbox", SANDBOX);
+    }
+    processor(&mut line, plan);
+    boot(&mut line, plan);
+    disks(&mut line, plan);
+    network(&mut line, plan);
+    consoles(&mut line, plan);
+    extras(&mut line, plan);
+    for share in &plan.shares {
+        nine_p(&mut line, share);
+    }
+    monitor(&mut line, plan, "qmp", names::QMP_SOCK);
+    monitor(&mut line, plan, "limafs-qmp", names::OUR_QMP_SOCK);
+    line.option("-name", doubled(OsStr::new(&format!("lima-{}", plan.name))));
+    // The identity of the VM: `attach` recognises it by these two words.
+    line.option("-pidfile", plan.dir.join(names::QEMU_PID));
+    line.words
+}
+
+fn processor(line: &mut Line, plan: &Plan) {
+    let machine = plan.machine;
+    line.option("-m", plan.memory_mib.to_string());
+    line.option("-cpu", &plan.cpu);
+    if plan.accelerator == "tcg" {
+        line.option("-machine", join(&[machine.machine, machine.tcg_machine]));
+        let cache = format!("tb-size={}", translation_cache_mib(plan.memory_mib));
+        line.option("-accel", join(&["tcg", machine.tcg_threads, &cache]));
+        for global in machine.tcg_globals {
+            line.option("-global", global);
+        }
+    } else {
+        line.option("-machine", machine.machine);
+        line.option("-accel", &plan.accelerator);
+    }
+    line.option("-smp", format!("{0},sockets=1,cores={0},threads=1", plan.cpus));
+}
+
+/// Size of TCG's cache of translated code. A small guest boots as fast with 64 MiB, which saves as much memory on
+/// the host; one with systemd needs a third more processor time with so little.
+fn translation_cache_mib(memory_mib: u64) -> u64 {
+    match memory_mib {
+        0..=256 => 64,
+        257..2048 => 256,
+        _ => 512,
+    }
+}
+
+fn boot(line: &mut Line, plan: &Plan) {
+    match &plan.boot {
+        Boot::BuiltIn => {}
+        Boot::Flash(file) => {
+            line.props("-drive", Props::new("if=pflash,format=raw,readonly=on").set("file", file));
+        }
+        Boot::Kernel { kernel, append, initrd } => {
+            line.option("-kernel", kernel);
+            if let Some(append) = append {
+                line.option("-append", append);
+            }
+            if let Some(initrd) = initrd {
+                line.option("-initrd", initrd);
+            }
+        }
+    }
+    if plan.machine.has_bios {
+        line.option("-boot", format!("order={},splash-time=0,menu=on", if plan.has_iso { 'd' } else { 'c' }));
+    }
+}
+
+fn disks(line: &mut Line, plan: &Plan) {
+    line.props(
+        "-drive",
+        Props::new("id=boot-disk,if=none,discard=on")
+            .set("format", plan.disk.qemu_name())
+            .set("file", plan.dir.join(names::DISK)),
+    );
+    // With a CD, the CD comes first at every start, as in Lima: live systems keep only their data on the disk.
+    let (disk_index, cd_index) = if plan.has_iso { ("2", "1") } else { ("1", "2") };
+    line.virtio("virtio-blk", |props| props.set("drive", "boot-disk").set("bootindex", disk_index));
+    if plan.has_iso {
+        if plan.machine.cd == "scsi-cd" {
+            line.virtio("virtio-scsi", |props| props.set("id", "scsi0"));
+        }
+        line.props(
+            "-drive",
+            Props::new("id=iso,if=none,format=raw,readonly=on").set("file", plan.dir.join(names::ISO)),
+        );
+        line.props("-device", Props::new(plan.machine.cd).set("drive", "iso").set("bootindex", cd_index));
+    }
+    // A virtio disk, where Lima has a SCSI CD: a guest that found its root disk has the driver, and small guests have
+    // no other. Last of the disks, so that those before it are vdb, vdc, ... in the guest, as in Lima.
+    if plan.has_cidata {
+        line.props(
+            "-drive",
+            Props::new("id=cidata,if=none,format=raw,readonly=on").set("file", plan.dir.join(names::CIDATA_ISO)),
+        );
+        line.virtio("virtio-blk", |props| props.set("drive", "cidata"));
+    }
+}
+
+fn network(line: &mut Line, plan: &Plan) {
+    line.props(
+        "-netdev",
+        Props::new("user,id=net0,net=192.168.5.0/24,dhcpstart=192.168.5.15")
+            .set("hostfwd", format!("tcp:127.0.0.1:{}-:22", plan.ssh_port)),
+    );
+    // No option ROM: nobody boots from this network, and it is one program less that reads packets.
+    let has_rom = plan.machine.bus == "pci";
+    line.virtio("virtio-net", |props| {
+        let props = props.set("netdev", "net0").set("mac", &plan.mac);
+        if has_rom { props.set("romfile", "") } else { props }
+    });
+}
+
+fn consoles(line: &mut Line, plan: &Plan) {
+    logged_socket(line, plan, "char-serial", names::SERIAL_SOCK, names::SERIAL_LOG);
+    line.option("-serial", "chardev:char-serial");
+    if plan.machine.pci_serial {
+        logged_socket(line, plan, "char-serial-pci", names::SERIALP_SOCK, names::SERIALP_LOG);
+        line.option("-device", "pci-serial,chardev=char-serial-pci");
+    }
+    logged_socket(line, plan, "char-serial-virtio", names::SERIALV_SOCK, names::SERIALV_LOG);
+    line.virtio("virtio-serial", |props| props.set("id", "virtio-serial0").set("max_ports", "4"));
+    line.option("-device", "virtconsole,bus=virtio-serial0.0,nr=0,chardev=char-serial-virtio,id=console0");
+    line.props("-chardev", socket(plan, "char-boot", names::BOOT_SOCK));
+    line.option(
+        "-device",
+        format!("virtserialport,bus=virtio-serial0.0,nr=1,chardev=char-boot,name={}", names::BOOT_PORT),
+    );
+}
+
+fn extras(line: &mut Line, plan: &Plan) {
+    if plan.machine.usb {
+        line.option("-device", "qemu-xhci,id=usb-bus");
+    }
+    line.virtio("virtio-rng", |props| props);
+    line.virtio("virtio-balloon", |props| props.set("id", "balloon0"));
+    if let Some(panic) = plan.machine.panic.filter(|_| plan.version >= Version(6, 0, 0)) {
+        // A panic is only told of: whether the guest then restarts is for the guest to say.
+        line.option("-device", panic);
+        line.option("-action", "panic=none");
+    }
+    line.option("-display", "none");
+    line.option("-vga", "none");
+}
+
+fn nine_p(line: &mut Line, share: &Share) {
+    let props = Props::new("local")
+        .set("mount_tag", &share.tag)
+        .set("path", &share.path)
+        .set("security_model", &share.security_model);
+    line.props("-virtfs", if share.writable { props } else { props.set("readonly", "on") });
+}
+
+fn monitor(line: &mut Line, plan: &Plan, name: &str, file: &str) {
+    let chardev = format!("char-{name}");
+    line.props("-chardev", socket(plan, &chardev, file));
+    line.option("-mon", format!("chardev={chardev},mode=control"));
+}
+
+fn socket(plan: &Plan, id: &str, file: &str) -> Props {
+    Props::new("socket").set("id", id).set("path", plan.dir.join(file)).set("server", "on").set("wait", "off")
+}
+
+/// Appending, so that the log can be cut while QEMU writes it.
+fn logged_socket(line: &mut Line, plan: &Plan, id: &str, file: &str, log: &str) {
+    line.props("-chardev", socket(plan, id, file).set("logfile", plan.dir.join(log)).set("logappend", "on"));
+}
+
+struct Line {
+    words: Vec<OsString>,
+    bus: &'static str,
+}
+
+impl Line {
+    fn flag(&mut self, flag: &str) {
+        self.words.push(flag.into());
+    }
+
+    fn option(&mut self, flag: &str, value: impl AsRef<OsStr>) {
+        self.flag(flag);
+        self.words.push(value.as_ref().into());
+    }
+
+    fn props(&mut self, flag: &str, props: Props) {
+        self.option(flag, props.0);
+    }
+
+    fn virtio(&mut self, device: &str, fill: impl FnOnce(Props) -> Props) {
+        let props = fill(Props::new(&format!("{device}-{}", self.bus)));
+        self.props("-device", props);
+    }
+}
+
+/// `first,key=value,...` as QEMU parses it.
+struct Props(OsString);
+
+impl Props {
+    fn new(first: &str) -> Self {
+        Self(first.into())
+    }
+
+    fn set(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
+        self.0.push(format!(",{key}="));
+        self.0.push(doubled(value.as_ref()));
+        self
+    }
+}
+
+fn doubled(value: &OsStr) -> OsString {
+    let bytes = value.as_bytes().iter().flat_map(|&byte| if byte == b',' { vec![b',', b','] } else { vec![byte] });
+    OsString::from_vec(bytes.collect())
+}
+
+fn join(words: &[&str]) -> String {
+    words.iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+#[path = "command_line_tests.rs"]
+mod tests;

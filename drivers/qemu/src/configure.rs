@@ -1,0 +1,188 @@
+//! What of a configuration this driver takes: fills its own defaults and refuses what it would have to ignore. Pure.
+
+use limafs_driver::{Config, Error, Instance, Result, StringMap, mount_tag};
+use serde::Deserialize;
+
+use crate::command_line::Share;
+use crate::machine::{self, Machine};
+use crate::program::Version;
+
+/// `vmOpts.qemu`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct Options {
+    pub minimum_version: Option<String>,
+    pub cpu_type: Option<StringMap>,
+}
+
+/// Returns the instance with this driver's defaults.
+pub(crate) fn configure(mut instance: Instance) -> Result<Instance> {
+    let machine = machine(&instance)?;
+    let options = options(&instance.config)?;
+    if let Some(text) = &options.minimum_version {
+        Version::parse(text).ok_or_else(|| Error::invalid("vmOpts.qemu.minimumVersion", "must be a version"))?;
+    }
+    check_size(&instance)?;
+    refuse_unsupported(&instance.config)?;
+    let config = &mut instance.config;
+    if config.mount_type.as_deref().is_none_or(|kind| kind.is_empty() || kind == "default") {
+        let has_9p = !config.mount_types_unsupported.iter().flatten().any(|kind| kind == "9p");
+        config.mount_type = Some(if has_9p { "9p" } else { "reverse-sshfs" }.into());
+    }
+    check_mounts(config)?;
+    warn(config, machine);
+    Ok(instance)
+}
+
+pub(crate) fn machine(instance: &Instance) -> Result<&'static Machine> {
+    machine::find(&instance.arch).ok_or_else(|| {
+        let known: Vec<&str> = machine::MACHINES.iter().map(|machine| machine.arch).collect();
+        Error::invalid("arch", format!("unknown architecture {:?} ({})", instance.arch, known.join(", ")))
+    })
+}
+
+pub(crate) fn options(config: &Config) -> Result<Options> {
+    match config.vm_opts.as_ref().and_then(|options| options.get("qemu")) {
+        None | Some(serde_json::Value::Null) => Ok(Options::default()),
+        Some(value) => {
+            serde_json::from_value(value.clone()).map_err(|error| Error::invalid("vmOpts.qemu", error.to_string()))
+        }
+    }
+}
+
+/// The 9p shares of the mount entries.
+pub(crate) fn shares(config: &Config) -> Vec<Share> {
+    if !has_mounts(config) || config.mount_type.as_deref() != Some("9p") {
+        return Vec::new();
+    }
+    let share = |mount: &limafs_driver::Mount| {
+        let location = mount.location.clone().unwrap_or_default();
+        let mount_point = mount.mount_point.clone().unwrap_or_else(|| location.clone());
+        let model = mount.nine_p.as_ref().and_then(|options| options.security_model.clone());
+        Share {
+            tag: mount_tag(&location, &mount_point),
+            path: location.into(),
+            security_model: model.filter(|model| !model.is_empty()).unwrap_or_else(|| "none".into()),
+            writable: mount.writable == Some(true),
+        }
+    };
+    config.mounts.iter().flatten().map(share).collect()
+}
+
+fn check_size(instance: &Instance) -> Result<()> {
+    match (instance.cpus, instance.memory >> 20) {
+        (0, _) => Err(Error::invalid("cpus", "must be at least 1")),
+        (_, 0) => Err(Error::invalid("memory", "must be at least 1MiB")),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_unsupported(config: &Config) -> Result<()> {
+    let refuse = |field: &str| Err(Error::invalid(field, "not supported yet by the QEMU driver of limafs"));
+    let text = |value: &Option<String>| value.clone().filter(|value| !value.is_empty() && value != "none");
+    let audio = config.audio.as_ref().and_then(|audio| text(&audio.device));
+    let display = config.video.as_ref().and_then(|video| text(&video.display));
+    if let Some(os) = config.os.as_deref().filter(|os| !["", "default", "Linux", "FreeBSD"].contains(os)) {
+        return Err(Error::invalid("os", format!("{os} is not supported yet by the QEMU driver of limafs")));
+    }
+    match config {
+        _ if config.additional_disks.as_ref().is_some_and(|disks| !disks.is_empty()) => refuse("additionalDisks"),
+        _ if config.networks.as_ref().is_some_and(|networks| !networks.is_empty()) => refuse("networks"),
+        _ if config.tpm == Some(true) => refuse("tpm"),
+        _ if audio.is_some() => refuse("audio.device"),
+        _ if display.is_some() => refuse("video.display"),
+        _ => Ok(()),
+    }
+}
+
+fn has_mounts(config: &Config) -> bool {
+    config.plain != Some(true) && config.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())
+}
+
+fn check_mounts(config: &Config) -> Result<()> {
+    if !has_mounts(config) {
+        return Ok(());
+    }
+    match config.mount_type.as_deref() {
+        Some("9p" | "reverse-sshfs") => {}
+        Some("virtiofs") => {
+            return Err(Error::invalid("mountType", "virtiofs is not supported yet by the QEMU driver of limafs"));
+        }
+        other => {
+            let why = format!("unknown mount type {:?} (9p, reverse-sshfs)", other.unwrap_or_default());
+            return Err(Error::invalid("mountType", why));
+        }
+    }
+    for (index, share) in shares(config).iter().enumerate() {
+        if !share.path.is_absolute() {
+            return Err(Error::invalid(format!("mounts[{index}].location"), "must be an absolute path"));
+        }
+        if !["none", "passthrough", "mapped-xattr", "mapped-file"].contains(&share.security_model.as_str()) {
+            let why = format!("unknown model {:?}", share.security_model);
+            return Err(Error::invalid(format!("mounts[{index}].9p.securityModel"), why));
+        }
+    }
+    Ok(())
+}
+
+/// What Lima, too, leaves without effect under QEMU.
+fn warn(config: &Config, machine: &Machine) {
+    if config.firmware.as_ref().and_then(|firmware| firmware.legacy_bios) == Some(true) && !machine.has_bios {
+        tracing::warn!("firmware.legacyBIOS has no effect on {}", machine.arch);
+    }
+    if config.ssh.as_ref().and_then(|ssh| ssh.over_vsock) == Some(true) {
+        tracing::warn!("ssh.overVsock has no effect under QEMU");
+    }
+    if config.nested_virtualization == Some(true) {
+        tracing::warn!("nestedVirtualization has no effect under QEMU");
+    }
+    if config.rosetta.as_ref().and_then(|rosetta| rosetta.enabled) == Some(true) {
+        tracing::warn!("rosetta has no effect under QEMU");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(config: &str) -> Instance {
+        let config = serde_json::from_str(config).unwrap();
+        Instance { arch: "x86_64".into(), cpus: 1, memory: 1 << 30, config, ..Instance::default() }
+    }
+
+    fn why(config: &str) -> String {
+        configure(instance(config)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_default_configuration_gets_a_mount_type() {
+        assert_eq!(configure(instance("{}")).unwrap().config.mount_type.unwrap(), "9p");
+        let without = configure(instance(r#"{"mountTypesUnsupported": ["9p"]}"#)).unwrap();
+        assert_eq!(without.config.mount_type.unwrap(), "reverse-sshfs");
+    }
+
+    #[test]
+    fn what_would_have_to_be_ignored_is_refused_by_name() {
+        for (field, config) in [
+            ("additionalDisks", r#"{"additionalDisks": ["data"]}"#),
+            ("networks", r#"{"networks": [{"lima": "shared"}]}"#),
+            ("tpm", r#"{"tpm": true}"#),
+            ("audio.device", r#"{"audio": {"device": "pa"}}"#),
+            ("video.display", r#"{"video": {"display": "vnc"}}"#),
+            ("mountType", r#"{"mountType": "virtiofs", "mounts": [{"location": "/a"}]}"#),
+            ("mounts[0].location", r#"{"mounts": [{"location": "a"}]}"#),
+            ("mounts[0].9p.securityModel", r#"{"mounts": [{"location": "/a", "9p": {"securityModel": "x,y"}}]}"#),
+            ("vmOpts.qemu.minimumVersion", r#"{"vmOpts": {"qemu": {"minimumVersion": "new"}}}"#),
+            ("vmOpts.qemu", r#"{"vmOpts": {"qemu": {"cpuType": 3}}}"#),
+            ("vmOpts.qemu", r#"{"vmOpts": {"qemu": {"arguments": ["-s"]}}}"#),
+            ("os", r#"{"os": "Darwin"}"#),
+        ] {
+            assert!(why(config).starts_with(&format!("{field}: ")), "{field}: {}", why(config));
+        }
+    }
+
+    #[test]
+    fn silent_audio_and_no_display_are_fine() {
+        configure(instance(r#"{"audio": {"device": ""}, "video": {"display": "none"}, "tpm": false}"#)).unwrap();
+    }
+}

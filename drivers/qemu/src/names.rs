@@ -1,0 +1,34 @@
+//! Names in an instance directory that this driver reads or makes. Lima's, but for the two that say so.
+
+pub(crate) const IMAGE: &str = "image";
+pub(crate) const DISK: &str = "disk";
+pub(crate) const ISO: &str = "iso";
+/// What the overlay of an instance made by Lima before 2.1 stands on.
+pub(crate) const BASE_DISK: &str = "basedisk";
+pub(crate) const KERNEL: &str = "kernel";
+pub(crate) const KERNEL_CMDLINE: &str = "kernel.cmdline";
+pub(crate) const INITRD: &str = "initrd";
+pub(crate) const CIDATA_ISO: &str = "cidata.iso";
+pub(crate) const FIRMWARE: &str = "qemu-efi-code.fd";
+pub(crate) const QEMU_PID: &str = "qemu.pid";
+/// Left to others (limactl, a person with socat): a monitor socket serves one client at a time.
+pub(crate) const QMP_SOCK: &str = "qmp.sock";
+/// Ours: the monitor that this driver stays connected to.
+pub(crate) const OUR_QMP_SOCK: &str = "limafs.qmp.sock";
+/// Ours: the host's end of the boot channel.
+pub(crate) const BOOT_SOCK: &str = "boot.sock";
+pub(crate) const SERIAL_SOCK: &str = "serial.sock";
+pub(crate) const SERIAL_LOG: &str = "serial.log";
+pub(crate) const SERIALP_SOCK: &str = "serialp.sock";
+pub(crate) const SERIALP_LOG: &str = "serialp.log";
+pub(crate) const SERIALV_SOCK: &str = "serialv.sock";
+pub(crate) const SERIALV_LOG: &str = "serialv.log";
+
+/// Made by a running QEMU, worthless without it.
+pub(crate) const TRANSIENT: &[&str] =
+    &[QMP_SOCK, OUR_QMP_SOCK, BOOT_SOCK, SERIAL_SOCK, SERIALP_SOCK, SERIALV_SOCK, QEMU_PID];
+/// Begun anew by each start.
+pub(crate) const LOGS: &[&str] = &[SERIAL_LOG, SERIALP_LOG, SERIALV_LOG];
+
+/// Name of the virtio-serial port by which the guest reports its boot.
+pub(crate) const BOOT_PORT: &str = "io.limafs.boot.0";

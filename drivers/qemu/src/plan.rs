@@ -1,0 +1,109 @@
+//! Gathers what a start of the instance needs to know from this machine and from the instance directory.
+
+use std::fs;
+use std::path::Path;
+
+use limafs_driver::{Accelerator, Error, Instance, Result, mac_address};
+
+use crate::command_line::Plan;
+use crate::image::{self, Format};
+use crate::machine::Machine;
+use crate::program::{Program, Version};
+use crate::{configure, firmware, names};
+
+/// Reads the instance directory; starts nothing.
+pub(crate) fn plan(
+    instance: &Instance,
+    machine: &'static Machine,
+    program: Program,
+    accelerator: &Accelerator,
+) -> Result<Plan> {
+    if instance.ssh_local_port == 0 {
+        return Err(Error::invalid("ssh.localPort", "must be known before the start"));
+    }
+    let dir = &instance.dir;
+    Ok(Plan {
+        boot: firmware::find(instance, machine, Path::new(&program.words[0]))?,
+        disk: disk_format(dir)?,
+        has_iso: dir.join(names::ISO).exists(),
+        has_cidata: dir.join(names::CIDATA_ISO).exists(),
+        cpu: cpu(instance, machine, accelerator)?,
+        cpus: instance.cpus,
+        memory_mib: instance.memory >> 20,
+        name: instance.name.clone(),
+        dir: dir.clone(),
+        ssh_port: instance.ssh_local_port,
+        mac: mac_address(&machine_id(), &dir.to_string_lossy()),
+        shares: configure::shares(&instance.config),
+        accelerator: accelerator.name.clone(),
+        program: program.words,
+        version: program.version,
+        sandbox: program.sandbox,
+        machine,
+    })
+}
+
+/// Refuses a program older than the configuration asks for.
+pub(crate) fn check_version(instance: &Instance, program: &Program) -> Result<()> {
+    let minimum = configure::options(&instance.config)?.minimum_version;
+    match minimum.as_deref().and_then(Version::parse) {
+        Some(minimum) if program.version < minimum => Err(Error::invalid(
+            "vmOpts.qemu.minimumVersion",
+            format!("QEMU {minimum} is wanted, this machine has {}", program.version),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The format of `disk`, from its header at each start: a guest may have written one to a raw disk, and must gain no
+/// file of the host by it. Only an overlay made by an old Lima may stand on another file, the `basedisk` beside it.
+fn disk_format(dir: &Path) -> Result<Format> {
+    let disk = image::inspect(&dir.join(names::DISK))?;
+    let Some(backing) = disk.backing else { return Ok(disk.format) };
+    let base = dir.join(names::BASE_DISK);
+    if backing != base && backing != Path::new(names::BASE_DISK) {
+        return Err(Error::failed(names::DISK, format!("stands on a backing file, {}", backing.display())));
+    }
+    image::inspect_alone(&base).map(|_| disk.format)
+}
+
+fn cpu(instance: &Instance, machine: &Machine, accelerator: &Accelerator) -> Result<String> {
+    let types = configure::options(&instance.config)?.cpu_type.or(instance.config.cpu_type.clone());
+    let chosen = types.and_then(|types| types.get(machine.arch).cloned()).filter(|cpu| !cpu.is_empty());
+    let default = if accelerator.name == "kvm" { "host" } else { machine.tcg_cpu };
+    Ok(chosen.unwrap_or_else(|| default.into()))
+}
+
+/// As Lima finds it; it decides the MAC address.
+fn machine_id() -> String {
+    let files = ["/etc/machine-id", "/var/lib/dbus/machine-id", "/proc/sys/kernel/hostname"];
+    let read = |file: &&str| fs::read_to_string(file).ok();
+    let mut texts = files.iter().filter_map(read).map(|text| text.trim().to_owned());
+    texts.find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raw_disk_that_turned_into_a_reference_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut head = b"QFI\xfb\0\0\0\x03".to_vec();
+        head.extend(112u64.to_be_bytes());
+        head.extend(11u32.to_be_bytes());
+        head.extend([0, 0, 0, 16]);
+        head.resize(112, 0);
+        head.extend(b"/etc/passwd");
+        fs::write(dir.path().join("disk"), &head).unwrap();
+        let error = disk_format(dir.path()).unwrap_err().to_string();
+        assert_eq!(error, "disk: stands on a backing file, /etc/passwd");
+
+        head.truncate(112);
+        head.extend(b"basedisk");
+        head[19] = 8;
+        fs::write(dir.path().join("disk"), &head).unwrap();
+        fs::write(dir.path().join("basedisk"), "raw").unwrap();
+        assert_eq!(disk_format(dir.path()).unwrap(), Format::Qcow2);
+    }
+}

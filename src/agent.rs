@@ -1,0 +1,141 @@
+//! The mount's side of a hostagent: starts one, asks it, follows it, commands it. Knows nothing of how it works;
+//! keeps nothing.
+
+mod launch;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use rustix::process::{Signal, kill_process};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+pub use launch::{last_words, spawn};
+
+use crate::error::{Error, Result};
+use crate::names;
+use crate::status::{Command, Refusal, Status, Verb};
+use wire::Line;
+
+/// Within this a hostagent answers.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// What a followed hostagent says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    Status(Box<Status>),
+    /// Lima's own hostagent, which tells no state.
+    Foreign {
+        ssh_local_port: u16,
+    },
+    /// It is not there, or not any more.
+    Gone,
+}
+
+/// Lima's answer to `GET /v1/info`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Info {
+    ssh_local_port: u16,
+}
+
+/// Asks for the status of the instance in `dir`. `HostDown` when there is no hostagent.
+pub async fn status(dir: &Path) -> Result<Status> {
+    within_deadline(async {
+        let mut line = Line::open(dir).await?;
+        let (code, body) = line.get("/v1/status").await?;
+        match code {
+            StatusCode::OK => parse(&body),
+            _ => Err(refused(code, &body)),
+        }
+    })
+    .await
+}
+
+/// Sends a verb; comes back when it is accepted or refused.
+pub async fn command(dir: &Path, verb: Verb) -> Result<()> {
+    within_deadline(async {
+        let body = serde_json::to_vec(&Command { verb }).map_err(|error| Error::failed("a command", error))?;
+        let mut line = Line::open(dir).await?;
+        let (code, answer) = line.post("/v1/command", body).await?;
+        if code.is_success() { Ok(()) } else { Err(refused(code, &answer)) }
+    })
+    .await
+}
+
+/// Asks a hostagent that knows no commands (Lima's) to stop its VM, as `limactl stop` does. The process that listens is
+/// asked, whatever a pid file says.
+pub fn interrupt(dir: &Path) -> Result<()> {
+    let path = dir.join(names::HA_SOCK);
+    let stream = UnixStream::connect(&path).map_err(|_| Error::HostDown { what: "the hostagent".into() })?;
+    let failed = |errno: rustix::io::Errno| Error::io(&path)(errno.into());
+    let listener = rustix::net::sockopt::socket_peercred(&stream).map_err(failed)?;
+    kill_process(listener.pid, Signal::INT).map_err(failed)
+}
+
+/// Tells `tx` of each status until the hostagent is gone, which is the last thing told. Comes back then, or when
+/// nobody listens.
+pub async fn follow(dir: &Path, tx: mpsc::Sender<Heard>) {
+    if let Err(error) = follow_until_end(dir, &tx).await {
+        tracing::debug!("{}: {error}", dir.display());
+    }
+    // Nobody listens any more: there is nobody to tell.
+    let _ = tx.send(Heard::Gone).await;
+}
+
+async fn follow_until_end(dir: &Path, tx: &mpsc::Sender<Heard>) -> Result<()> {
+    let mut line = within_deadline(Line::open(dir)).await?;
+    let Some(mut lines) = within_deadline(line.stream("/v1/status?follow=1")).await? else {
+        return follow_foreign(dir, tx).await;
+    };
+    loop {
+        let text = tokio::select! {             // what is lost with the other arm is wanted by nobody
+            text = lines.next() => text?,
+            () = tx.closed() => return Ok(()),
+        };
+        let Some(text) = text else { return Ok(()) };
+        if tx.send(Heard::Status(Box::new(parse(&text)?))).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Lima's hostagent says its port once; its end is the end of the connection.
+async fn follow_foreign(dir: &Path, tx: &mpsc::Sender<Heard>) -> Result<()> {
+    let mut line = within_deadline(Line::open(dir)).await?;
+    let (code, body) = within_deadline(line.get("/v1/info")).await?;
+    if code != StatusCode::OK {
+        return Err(refused(code, &body));
+    }
+    let info: Info = parse(&body)?;
+    if tx.send(Heard::Foreign { ssh_local_port: info.ssh_local_port }).await.is_ok() {
+        tokio::select! {                        // both arms end it
+            () = line.closed() => {}
+            () = tx.closed() => {}
+        }
+    }
+    Ok(())
+}
+
+async fn within_deadline<T>(doing: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || Error::Timeout { what: "the hostagent's answer".into(), seconds: ANSWER.as_secs() };
+    timeout(ANSWER, doing).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| Error::failed(names::HA_SOCK, error))
+}
+
+fn refused(code: StatusCode, body: &[u8]) -> Error {
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(Refusal { message, errno }) => Error::Refused { message, errno },
+        Err(_) => Error::failed(names::HA_SOCK, format!("it answered {code}")),
+    }
+}

@@ -1,0 +1,147 @@
+//! Starting a hostagent: detached, with an environment that is known, and reaped when it ends.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::error::{Error, Result};
+use crate::names::{self, Home, Name};
+
+/// Within this a hostagent listens.
+const LISTENS: Duration = Duration::from_secs(8);
+const EVERY: Duration = Duration::from_millis(20);
+/// So much of its log goes into an error.
+const TAIL_LINES: usize = 5;
+const TAIL_BYTES: u64 = 4096;
+
+/// Variables that a hostagent is given, whole names and beginnings.
+const ENVIRONMENT: &[&str] = &[
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "http_proxy",
+    "https_proxy",
+    "ftp_proxy",
+    "no_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "SSH",
+];
+const ENVIRONMENT_PREFIXES: &[&str] = &["LC_", "XDG_", "LIMA", "QEMU_SYSTEM_", "SSH_", "SSL_CERT_"];
+
+/// Starts a hostagent for an instance and comes back when it listens. One that has done all it had to before that, with
+/// nothing to adopt or a boot that failed at once, is no error: the record says what became of it.
+pub async fn spawn(home: &Home, name: &Name, adopt: bool) -> Result<u32> {
+    let program = std::env::current_exe().map_err(|error| Error::failed("the path of limafs", error))?;
+    let mut command = Command::new(program);
+    command.args(["hostagent", name.as_str()]);
+    if adopt {
+        command.arg("--adopt");
+    }
+    let dir = home.instance(name)?;
+    command.env_clear().envs(environment()).env("LIMA_HOME", home.path());
+    launch(command, name, &dir, adopt).await
+}
+
+pub(super) async fn launch(mut command: Command, name: &Name, dir: &Path, adopt: bool) -> Result<u32> {
+    let stderr = dir.join(names::HA_STDERR_LOG);
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log(&dir.join(names::HA_STDOUT_LOG), !adopt)?)
+        .stderr(log(&stderr, !adopt)?);
+    close_on_exec();
+    let mut child = command.spawn().map_err(|error| Error::failed("starting a hostagent", error))?;
+    let pid = child.id().unwrap_or_default();
+    let listening = timeout(LISTENS, wait_until_it_listens(&mut child, dir, pid)).await;
+    let result = match listening {
+        Ok(Ok(None)) => Ok(pid),
+        Ok(Ok(Some(status))) if status.success() => Ok(pid),
+        Ok(Ok(Some(status))) => Err(Error::failed(format!("the hostagent of {name}"), ended(status, &stderr))),
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            Err(Error::Timeout { what: format!("the start of the hostagent of {name}"), seconds: LISTENS.as_secs() })
+        }
+    };
+    // Detached for good reason: it only reaps, for as long as the hostagent lives.
+    tokio::spawn(async move { child.wait().await });
+    result
+}
+
+/// `None` when it listens, else how it ended.
+async fn wait_until_it_listens(child: &mut Child, dir: &Path, pid: u32) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait().map_err(|error| Error::failed("waiting for a hostagent", error))? {
+            return Ok(Some(status));
+        }
+        // Another one may still be about to leave: the socket must be this one's.
+        let owner = fs::read_to_string(dir.join(names::HA_PID)).unwrap_or_default();
+        if owner.trim().parse() == Ok(pid) && UnixStream::connect(dir.join(names::HA_SOCK)).await.is_ok() {
+            return Ok(None);
+        }
+        sleep(EVERY).await;
+    }
+}
+
+fn environment() -> impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)> {
+    std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_passed_on))
+}
+
+fn is_passed_on(name: &str) -> bool {
+    ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A log that is appended to, so that it can be cut while it is written.
+fn log(path: &Path, is_new: bool) -> Result<File> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(Error::io(path))?;
+    if is_new {
+        file.set_len(0).map_err(Error::io(path))?;
+    }
+    Ok(file)
+}
+
+/// A hostagent outlives the mount. It must inherit nothing, least of all /dev/fuse, which would keep a dead mount up.
+fn close_on_exec() {
+    // SAFETY: close_range with CLOSE_RANGE_CLOEXEC closes nothing and touches no memory; it marks descriptors so that
+    // they do not pass through exec, and none of ours is meant to. Kernels before 5.11 refuse it, which is harmless.
+    unsafe {
+        libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
+    }
+}
+
+/// How a hostagent ended, in its own last words.
+fn ended(status: ExitStatus, log: &Path) -> String {
+    let words = tail(log).unwrap_or_default();
+    if words.is_empty() { format!("it ended with {status}") } else { format!("it ended with {status}: {words}") }
+}
+
+/// The end of a hostagent's log; empty when there is none.
+pub fn last_words(dir: &Path) -> String {
+    tail(&dir.join(names::HA_STDERR_LOG)).unwrap_or_default()
+}
+
+fn tail(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].join("; "))
+}

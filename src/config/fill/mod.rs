@@ -1,0 +1,154 @@
+//! Lima's builtin defaults: after this every field that has a default has a value.
+//! Decides by the document and the host alone; judges nothing (see `validate`).
+
+mod forwards;
+mod mounts;
+mod scripts;
+mod user;
+
+use limafs_driver::{Config, Containerd, File, Firmware, HostResolver, Image, Kernel, Network, Ssh, mac_address};
+
+use super::expand::Expander;
+use super::remarks::Remarks;
+use super::{Context, format_size};
+use crate::host::Host;
+use crate::names::LIMA_YAML;
+
+const GIB: u64 = 1 << 30;
+
+/// Fills what was not written, and expands variables.
+pub fn fill(written: &Config, context: &Context, warnings: &mut Remarks) -> Config {
+    let mut config = written.clone();
+    machine(&mut config, context.host);
+    images(&mut config);
+    user::fill(&mut config, context, warnings);
+    let expand = Expander::new(&config, context);
+    mounts::fill(&mut config, context, &expand, warnings);
+    scripts::fill(&mut config, &expand, warnings);
+    forwards::fill(&mut config, context, &expand, warnings);
+    networks(&mut config, context);
+    guest(&mut config, context.host, warnings);
+    if config.plain == Some(true) {
+        make_plain(&mut config);
+    }
+    config
+}
+
+/// A default for a field, unless it was written.
+pub fn default<T>(field: &mut Option<T>, value: T) {
+    field.get_or_insert(value);
+}
+
+/// The same for fields where an empty text and the word `default` stand for "not written".
+fn default_word(field: &mut Option<String>, value: &str) {
+    if field.as_deref().is_none_or(|word| word.is_empty() || word == "default") {
+        *field = Some(value.to_owned());
+    }
+}
+
+/// What the machine is made of.
+fn machine(config: &mut Config, host: &Host) {
+    default_word(&mut config.os, "Linux");
+    default_word(&mut config.arch, &host.arch);
+    let native = config.arch.as_deref() == Some(&host.arch);
+    default_word(&mut config.vm_type, if host.os == "Darwin" && native { "vz" } else { "qemu" });
+    default(&mut config.vm_opts, Default::default());
+    default(&mut config.os_opts, Default::default());
+    default(&mut config.cpus, i64::from(host.cpus.clamp(1, 4)));
+    default(&mut config.memory, format_size((host.memory / 2).min(4 * GIB)));
+    default(&mut config.disk, format_size(100 * GIB));
+    for disk in config.additional_disks.get_or_insert_default() {
+        default(&mut disk.format, true);
+    }
+    default(&mut config.nested_virtualization, false);
+    default(&mut config.tpm, false);
+    let qemu = config.vm_type.as_deref() == Some("qemu");
+    let audio = config.audio.get_or_insert_default();
+    default(&mut audio.device, String::new());
+    default(&mut audio.interface, String::new());
+    let video = config.video.get_or_insert_default();
+    default(&mut video.display, "none".into());
+    if qemu {
+        default(&mut video.vnc.get_or_insert_default().display, "127.0.0.1:0,to=9".into());
+    }
+}
+
+fn images(config: &mut Config) {
+    let Some(arch) = config.arch.clone() else { return };
+    for image in config.images.get_or_insert_default() {
+        let Image { arch: image_arch, kernel, initrd, .. } = image;
+        let image_arch = image_arch.get_or_insert_with(|| arch.clone()).clone();
+        if let Some(Kernel { arch, .. }) = kernel {
+            default(arch, image_arch.clone());
+        }
+        if let Some(File { arch, .. }) = initrd {
+            default(arch, image_arch);
+        }
+    }
+    let Firmware { legacy_bios, images } = config.firmware.get_or_insert_default();
+    default(legacy_bios, false);
+    for image in images.get_or_insert_default() {
+        default(&mut image.arch, arch.clone());
+    }
+}
+
+fn networks(config: &mut Config, context: &Context) {
+    for (index, network) in config.networks.get_or_insert_default().iter_mut().enumerate() {
+        let Network { mac_address: mac, interface, metric, .. } = network;
+        if mac.as_deref().unwrap_or_default().is_empty() {
+            let unique = format!("{}#{index}", context.dir.join(LIMA_YAML).display());
+            *mac = Some(mac_address(&context.host.machine_id, &unique));
+        }
+        if interface.as_deref().unwrap_or_default().is_empty() {
+            *interface = Some(format!("lima{index}"));
+        }
+        default(metric, 100);
+    }
+}
+
+/// What the guest is told, in order of the schema.
+fn guest(config: &mut Config, host: &Host, warnings: &mut Remarks) {
+    let Ssh { local_port, load_dot_ssh_pub_keys, forward_agent, forward_x11, forward_x11_trusted, over_vsock: _ } =
+        config.ssh.get_or_insert_default();
+    default(local_port, 0);
+    for switch in [load_dot_ssh_pub_keys, forward_agent, forward_x11, forward_x11_trusted] {
+        default(switch, false);
+    }
+    default(&mut config.upgrade_packages, false);
+    let Containerd { system, user, archives } = config.containerd.get_or_insert_default();
+    for (name, switch) in [("system", system), ("user", user)] {
+        // Lima's default for user is true; until the archives are put on the disk an honest default is false.
+        if *switch.get_or_insert(false) {
+            warnings.add(format!("containerd.{name}"), "containerd is not set up yet by limafs");
+        }
+    }
+    default(archives, Vec::new());
+    default(&mut config.guest_install_prefix, "/usr/local".into());
+    default(&mut config.env, Default::default());
+    default(&mut config.param, Default::default());
+    default(&mut config.dns, Vec::new());
+    let HostResolver { enabled, ipv6, hosts } = config.host_resolver.get_or_insert_default();
+    default(enabled, true);
+    default(ipv6, false);
+    default(hosts, Default::default());
+    default(&mut config.propagate_proxy_env, true);
+    let certs = config.ca_certs.get_or_insert_default();
+    default(&mut certs.remove_defaults, false);
+    default(&mut certs.files, Vec::new());
+    default(&mut certs.certs, Vec::new());
+    default(&mut config.plain, false);
+    default(&mut config.timezone, host.timezone.clone());
+}
+
+/// A plain guest gets nothing that needs our programs in it.
+fn make_plain(config: &mut Config) {
+    config.mounts = Some(Vec::new());
+    config.timezone = Some(String::new());
+    if let Some(containerd) = &mut config.containerd {
+        containerd.system = Some(false);
+        containerd.user = Some(false);
+    }
+    if let Some(rules) = &mut config.port_forwards {
+        rules.retain(|rule| rule.is_static == Some(true));
+    }
+}

@@ -1,0 +1,61 @@
+//! The tables of cases B and C, and what a whole document becomes.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::host::HostUser;
+
+const IMAGES: &str = "images: [{location: /}]\n";
+
+fn host() -> Host {
+    let user = HostUser { name: "jane".into(), uid: 501, home: "/home/jane".into(), comment: "Jane Roe".into() };
+    Host {
+        user,
+        os: "Linux".into(),
+        arch: "x86_64".into(),
+        cpus: 8,
+        memory: 16 << 30,
+        timezone: "Europe/Berlin".into(),
+        machine_id: "0123456789abcdef".into(),
+    }
+}
+
+fn load_text(text: &str) -> Result<Loaded> {
+    let name = Name::parse("foo").unwrap();
+    load(text.as_bytes(), &Context { name: &name, dir: PathBuf::from("/h/foo"), host: &host() })
+}
+
+/// Loads a snippet beside an image.
+fn accepted(snippet: &str) -> Loaded {
+    load_text(&format!("{snippet}\n{IMAGES}")).unwrap_or_else(|error| panic!("{snippet}\n{error}"))
+}
+
+/// The faults of a snippet beside an image.
+fn refused(snippet: &str) -> String {
+    match load_text(&format!("{snippet}\n{IMAGES}")) {
+        Ok(_) => panic!("accepted: {snippet}"),
+        Err(error) => {
+            assert_eq!(error.errno(), libc::EINVAL);
+            error.to_string()
+        }
+    }
+}
+
+/// Asserts that a snippet is refused in one sentence that holds all of `words`.
+fn assert_refused(snippet: &str, words: &[&str]) {
+    let faults = refused(snippet);
+    let found = faults.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(found, "{snippet}\nno line with {words:?} in\n{faults}");
+}
+
+#[test]
+fn b01_an_empty_document_has_no_images() {
+    for text in ["", "\n", "# nothing\n", "---\n", "{}"] {
+        assert_eq!(load_text(text).unwrap_err().to_string(), "images must be set");
+    }
+}
+
+mod cases;
+mod documents;
+mod filling;
+mod hostile;

@@ -1,0 +1,113 @@
+//! Provision entries, probes and files copied to the host.
+
+use limafs_driver::{Config, Locator, Probe, Provision};
+
+use super::{one_line, one_of, text};
+use crate::config::remarks::Remarks;
+
+const MODES: &[&str] = &["system", "user", "boot", "dependency", "data", "yq", "ansible"];
+const FORMATS: &[&str] = &["auto", "csv", "ini", "json", "props", "tsv", "toml", "xml", "yaml"];
+
+pub fn check(config: &Config, faults: &mut Remarks) {
+    for (index, provision) in config.provision.iter().flatten().enumerate() {
+        check_provision(&format!("provision[{index}]"), provision, faults);
+    }
+    for (index, probe) in config.probes.iter().flatten().enumerate() {
+        check_probe(&format!("probes[{index}]"), probe, faults);
+    }
+    for (index, copy) in config.copy_to_host.iter().flatten().enumerate() {
+        absolute(faults, format!("copyToHost[{index}].guest"), text(&copy.guest));
+        absolute(faults, format!("copyToHost[{index}].host"), text(&copy.host));
+    }
+}
+
+/// The variables of Lima's own boot scripts are not for a template's.
+pub fn warn(config: &Config, warnings: &mut Remarks) {
+    for (index, provision) in config.provision.iter().flatten().enumerate() {
+        if text(&provision.script).contains("LIMA_CIDATA") {
+            warnings.add(format!("provision[{index}].script"), "should not use LIMA_CIDATA variables");
+        }
+    }
+}
+
+fn check_provision(field: &str, provision: &Provision, faults: &mut Remarks) {
+    embedded(faults, field, &provision.file);
+    let mode = text(&provision.mode);
+    one_of(faults, &format!("{field}.mode"), Some(mode), MODES);
+    match mode {
+        "data" => placed(field, provision, faults),
+        "yq" => {
+            placed(field, provision, faults);
+            if text(&provision.expression).is_empty() {
+                faults.must_be_set(format!("{field}.expression"));
+            }
+            one_of(faults, &format!("{field}.format"), provision.format.as_deref(), FORMATS);
+        }
+        // A playbook would run on this host with the rights of whoever wrote the document into the tree.
+        "ansible" => faults.add(format!("{field}.mode"), "ansible runs a playbook on this host, which limafs does not"),
+        _ if text(&provision.script).is_empty() => {
+            faults.add(format!("{field}.script"), "must not be empty");
+        }
+        _ => {}
+    }
+    misplaced(field, provision, mode, faults);
+}
+
+/// Each mode's fields make no sense in another.
+fn misplaced(field: &str, it: &Provision, mode: &str, faults: &mut Remarks) {
+    let placed: &[&str] = &["data", "yq"];
+    for (name, written, modes) in [
+        ("content", it.content.is_some(), &["data"][..]),
+        ("overwrite", it.overwrite.is_some(), &["data"]),
+        ("owner", it.owner.is_some(), placed),
+        ("path", it.path.is_some(), placed),
+        ("permissions", it.permissions.is_some(), placed),
+        ("format", it.format.is_some(), &["yq"]),
+        ("expression", it.expression.is_some(), &["yq"]),
+        ("playbook", it.playbook.is_some(), &["ansible"]),
+        ("skipDefaultDependencyResolution", it.skip_default_dependency_resolution.is_some(), &["dependency"]),
+    ] {
+        if written && !modes.contains(&mode) {
+            faults.add(format!("{field}.{name}"), format!("can only be set when mode is {}", modes.join(" or ")));
+        }
+    }
+}
+
+fn placed(field: &str, provision: &Provision, faults: &mut Remarks) {
+    absolute(faults, format!("{field}.path"), text(&provision.path));
+    one_line(faults, &format!("{field}.owner"), text(&provision.owner));
+    let permissions = text(&provision.permissions);
+    let octal = !permissions.is_empty() && permissions.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    if !octal || u32::from_str_radix(permissions, 8).is_err() {
+        faults.add(format!("{field}.permissions"), format!("must be an octal number such as 644, not {permissions:?}"));
+    }
+}
+
+fn check_probe(field: &str, probe: &Probe, faults: &mut Remarks) {
+    embedded(faults, field, &probe.file);
+    one_of(faults, &format!("{field}.mode"), probe.mode.as_deref(), &["readiness"]);
+    if !text(&probe.script).starts_with("#!") {
+        faults.add(format!("{field}.script"), "must start with '#!'");
+    }
+}
+
+/// A stored document stands alone: scripts in other files are embedded before.
+fn embedded(faults: &mut Remarks, field: &str, file: &Option<Locator>) {
+    let Some(Locator { url, digest }) = file else { return };
+    if !url.is_empty() {
+        faults.add(format!("{field}.file.url"), "must be empty, the file cannot be embedded yet");
+    }
+    if digest.is_some() {
+        faults.add(format!("{field}.file.digest"), "digests of embedded files are not supported yet");
+    }
+}
+
+fn absolute(faults: &mut Remarks, field: String, path: &str) {
+    if path.is_empty() {
+        faults.must_be_set(field);
+    } else if !path.starts_with('/') {
+        faults.add(field, format!("must be an absolute path, not {path:?}"));
+    } else {
+        one_line(faults, &field, path);
+    }
+}

@@ -1,0 +1,451 @@
+//! The front end: a callback, the view, a reply. The only user of fuser; decides nothing.
+
+pub mod mount;
+mod shell;
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::error::{Error, Result};
+use crate::view::{Attr, Caller, Fh, Got, Ino, Kernel, Kind, Opened, SetAttr, View};
+use shell::Shell;
+
+/// The kernel may keep what it was told until it is told otherwise; see `view::announce`.
+const CACHED: Duration = Duration::from_secs(3600);
+const UNCACHED: Duration = Duration::ZERO;
+/// What statfs(2) tells; the kernel itself lets 1024 bytes pass.
+const NAME_MAX: usize = 255;
+const GENERATION: Generation = Generation(0);
+
+/// The file system as the kernel calls it.
+pub struct Front {
+    view: View,
+    shell: Shell,
+    owner: Owner,
+    /// Dropped when the session ends, whoever ended it.
+    ended: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// Who owns every node.
+#[derive(Clone, Copy)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+impl Owner {
+    fn attr(self, attr: &Attr) -> FileAttr {
+        let kind = match attr.kind {
+            Kind::File => FileType::RegularFile,
+            Kind::Directory => FileType::Directory,
+            Kind::Symlink => FileType::Symlink,
+        };
+        FileAttr {
+            ino: INodeNo(attr.ino.0),
+            size: attr.size,
+            blocks: attr.size.div_ceil(512),
+            atime: attr.mtime,
+            mtime: attr.mtime,
+            ctime: attr.mtime,
+            crtime: SystemTime::UNIX_EPOCH,
+            kind,
+            perm: attr.perm,
+            nlink: attr.nlink,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+fn ttl(attr: &Attr) -> &'static Duration {
+    if attr.cached { &CACHED } else { &UNCACHED }
+}
+
+fn ino(ino: INodeNo) -> Ino {
+    Ino(ino.0)
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { pid: request.pid(), uid: request.uid() }
+}
+
+fn errno(error: &Error) -> Errno {
+    Errno::from_i32(error.errno())
+}
+
+/// Names of the tree are UTF-8; no other name exists or can be made.
+fn utf8(name: &OsStr) -> Result<&str> {
+    if name.len() > NAME_MAX {
+        return Err(Error::NameTooLong {
+            what: format!("a name of {} bytes", name.len()),
+            why: format!("at most {NAME_MAX} fit"),
+        });
+    }
+    name.to_str().ok_or_else(|| Error::invalid("name", "is not UTF-8"))
+}
+
+fn opened(opened: Opened) -> (FileHandle, FopenFlags) {
+    let mut flags = FopenFlags::empty();
+    if opened.direct {
+        flags |= FopenFlags::FOPEN_DIRECT_IO;
+    }
+    if opened.quiet {
+        flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    (FileHandle(opened.fh.0), flags)
+}
+
+macro_rules! try_or {
+    ($reply:ident, $result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return $reply.error(errno(&error)),
+        }
+    };
+}
+
+impl Filesystem for Front {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for wanted in [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+        ] {
+            // A kernel without one of them works the same, with more requests.
+            let _ = config.add_capabilities(wanted);
+        }
+        let _ = config.set_max_write(1 << 20);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.take();
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let attr = try_or!(reply, utf8(name).and_then(|name| self.view.lookup(caller(request), ino(parent), name)));
+        reply.entry(ttl(&attr), &self.owner.attr(&attr), GENERATION);
+    }
+
+    fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let attr = try_or!(reply, self.view.getattr(ino(node), fh.map(|fh| Fh(fh.0))));
+        reply.attr(ttl(&attr), &self.owner.attr(&attr));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        if uid.is_some_and(|uid| uid != self.owner.uid) || gid.is_some_and(|gid| gid != self.owner.gid) {
+            return reply.error(Errno::EPERM);
+        }
+        let perm = mode.map(|mode| (mode & 0o7777) as u16);
+        let set = SetAttr { size, perm, times: atime.is_some() || mtime.is_some() };
+        let attr = try_or!(reply, self.view.setattr(caller(request), ino(node), fh.map(|fh| Fh(fh.0)), set));
+        reply.attr(ttl(&attr), &self.owner.attr(&attr));
+    }
+
+    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        let to = try_or!(reply, self.view.readlink(ino(node)));
+        reply.data(&to);
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        let name = try_or!(reply, utf8(name));
+        let outcome = self.view.mkdir(caller(request), ino(parent), name);
+        let owner = self.owner;
+        self.shell.answer(outcome, move |done| match done {
+            Ok(attr) => reply.entry(ttl(&attr), &owner.attr(&attr), GENERATION),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        try_or!(reply, utf8(name).and_then(|name| self.view.unlink(caller(request), ino(parent), name)));
+        reply.ok();
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = try_or!(reply, utf8(name));
+        let outcome = self.view.rmdir(caller(request), ino(parent), name);
+        self.shell.answer(outcome, |done| empty(reply, done));
+    }
+
+    fn symlink(&self, _: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let to = target.as_os_str().as_encoded_bytes();
+        let attr = try_or!(reply, utf8(name).and_then(|name| self.view.symlink(ino(parent), name, to)));
+        reply.entry(ttl(&attr), &self.owner.attr(&attr), GENERATION);
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let keep = flags == RenameFlags::RENAME_NOREPLACE;
+        if !flags.is_empty() && !keep {
+            return reply.error(Errno::EINVAL);
+        }
+        let (name, new_name) = (try_or!(reply, utf8(name)), try_or!(reply, utf8(new_name)));
+        let outcome = self.view.rename(caller(request), (ino(parent), name), (ino(new_parent), new_name), keep);
+        self.shell.answer(outcome, |done| empty(reply, done));
+    }
+
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fh, flags) = opened(try_or!(reply, self.view.open(caller(request), ino(node), flags.0)));
+        reply.opened(fh, flags);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let perm = (mode & !umask & 0o777) as u16;
+        let made = utf8(name).and_then(|name| self.view.create_file(caller(request), ino(parent), name, perm, flags));
+        let (attr, handle) = try_or!(reply, made);
+        let (fh, flags) = opened(handle);
+        reply.created(ttl(&attr), &self.owner.attr(&attr), GENERATION, fh, flags);
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match try_or!(reply, self.view.read(Fh(fh.0), offset, size as usize)) {
+            Got::Bytes(bytes) => reply.data(&bytes),
+            Got::Slice(bytes, range) => reply.data(&bytes[range]),
+            Got::Wait => {
+                let nonblocking = flags.0 & libc::O_NONBLOCK != 0;
+                let answer = Box::new(move |done: Result<Vec<u8>>| match done {
+                    Ok(bytes) => reply.data(&bytes),
+                    Err(error) => reply.error(errno(&error)),
+                });
+                self.view.park_read(caller(request), Fh(fh.0), size as usize, nonblocking, answer);
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let outcome = self.view.write(ino(node), Fh(fh.0), offset, data);
+        self.shell.answer(outcome, |done| match done {
+            Ok(taken) => reply.written(taken as u32),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn flush(&self, request: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        let outcome = self.view.flush(caller(request), Fh(fh.0));
+        self.shell.answer(outcome, |done| empty(reply, done));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.view.release(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // Scratch is memory, and a document is made durable when it is closed.
+        reply.ok();
+    }
+
+    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let (fh, flags) = opened(try_or!(reply, self.view.opendir(ino(node))));
+        reply.opened(fh, flags - FopenFlags::FOPEN_NOFLUSH);
+    }
+
+    fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let entries = try_or!(reply, self.view.listing(Fh(fh.0)));
+        for (index, entry) in entries.iter().enumerate().skip(offset as usize) {
+            let kind = match entry.kind {
+                Kind::File => FileType::RegularFile,
+                Kind::Directory => FileType::Directory,
+                Kind::Symlink => FileType::Symlink,
+            };
+            if reply.add(INodeNo(entry.ino.0), index as u64 + 1, kind, &entry.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let entries = try_or!(reply, self.view.listing(Fh(fh.0)));
+        for (index, entry) in entries.iter().enumerate().skip(offset as usize) {
+            let Some(attr) = self.view.entry_attr(entry) else { continue };
+            let shown = self.owner.attr(&attr);
+            if reply.add(INodeNo(entry.ino.0), index as u64 + 1, &entry.name, ttl(&attr), &shown, GENERATION) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.view.release(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        match self.view.statfs() {
+            Ok(stat) => reply.statfs(
+                stat.f_blocks,
+                stat.f_bfree,
+                stat.f_bavail,
+                stat.f_files,
+                stat.f_ffree,
+                stat.f_bsize as u32,
+                NAME_MAX as u32,
+                stat.f_frsize as u32,
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn access(&self, _: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let attr = try_or!(reply, self.view.getattr(ino(node), None));
+        // Only the owner (and root) gets here, or the kernel has checked the mode bits itself.
+        let wanted = (mask.bits() as u16) & 0o7;
+        let has = (attr.perm >> 6) & 0o7;
+        if wanted & !has == 0 { reply.ok() } else { reply.error(Errno::EACCES) }
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        notifier: PollNotifier,
+        _: PollEvents,
+        flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        let wake = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(|| {
+            Box::new(move || {
+                // Who polled may be gone by now.
+                let _ = notifier.clone().notify();
+            }) as Box<dyn Fn() + Send>
+        });
+        let ready = self.view.poll(Fh(fh.0), wake);
+        let mut events = PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+        if ready.readable {
+            events |= PollEvents::POLLIN | PollEvents::POLLRDNORM;
+        }
+        if ready.changed {
+            events |= PollEvents::POLLPRI | PollEvents::POLLERR;
+        }
+        reply.poll(events);
+    }
+}
+
+fn empty(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// The kernel's caches, through fuser's notifications.
+struct Caches(Notifier);
+
+impl Kernel for Caches {
+    fn forget(&self, node: Ino) {
+        // An inode that the kernel does not know has nothing to forget.
+        let _ = self.0.inval_inode(INodeNo(node.0), 0, 0);
+    }
+
+    fn forget_entry(&self, parent: Ino, name: &str) {
+        // The same of a name.
+        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::new(name));
+    }
+}
+
+/// Serves the view: a front for the kernel.
+fn front(view: View, shell: Shell, ended: tokio::sync::oneshot::Sender<()>) -> Front {
+    let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    Front { view, shell, owner, ended: Some(ended) }
+}
+
+/// Threads that live as long as the session: the announcer and the sweeper.
+fn start_threads(view: &View, notifier: Notifier, mountpoint: &Path) -> std::io::Result<()> {
+    let publisher = Arc::new(view.start_publisher(mountpoint)?);
+    let announcing = view.clone();
+    std::thread::Builder::new()
+        .name("announce".into())
+        .spawn(move || announcing.announce_for_ever(&Caches(notifier), Some(&publisher)))?;
+    let sweeping = view.clone();
+    std::thread::Builder::new().name("sweep".into()).spawn(move || sweeping.sweep_for_ever())?;
+    Ok(())
+}

@@ -1,0 +1,387 @@
+//! The one owner of an instance's live state: a loop over requests, the VM's events and the ends of its own tasks.
+//! Decides nothing (`state` does) and never waits inside the loop: every action is a task beside it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use limafs_driver::{Accelerator, VmEvent};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::events::Journal;
+use super::state::{self, Action, Event, Machine};
+use super::steps::{Prepared, Steps};
+use super::tasks::{Done, Slot, Tasks};
+use crate::error::{Error, Result};
+use crate::names::Name;
+use crate::status::{Forward, Refusal, State, Status, Verb};
+use crate::store::{self, Record};
+
+/// How long a VM that was paused may take to say that it still is.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+
+/// What is sent to the actor.
+#[derive(Debug)]
+pub enum Request {
+    Verb {
+        verb: Verb,
+        answer: oneshot::Sender<std::result::Result<(), Refusal>>,
+    },
+    /// SIGINT
+    Interrupt,
+    /// SIGTERM: leave the VM running and go.
+    Detach,
+}
+
+/// How a hostagent came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The VM is gone and nothing else is wanted.
+    AtRest,
+    Detached,
+}
+
+/// The VM that an earlier hostagent left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attached {
+    Nothing,
+    Running,
+    Paused,
+}
+
+/// What is known of the VM beside its state.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    pub driver: String,
+    pub accelerator: Option<Accelerator>,
+    pub ssh_address: String,
+    pub ssh_local_port: u16,
+    pub iid: String,
+    pub driver_pid: Option<u32>,
+}
+
+pub struct Actor {
+    pub(super) name: Name,
+    pub(super) dir: PathBuf,
+    pub(super) steps: Arc<dyn Steps>,
+    pub(super) machine: Machine,
+    pub(super) since: Timestamp,
+    pub(super) facts: Facts,
+    pub(super) prepared: Option<Arc<Prepared>>,
+    pub(super) tasks: Tasks,
+    /// From the boot or from the wait for the guest, never both.
+    pub(super) news: Option<mpsc::Receiver<Event>>,
+    pub(super) vm: Option<mpsc::Receiver<VmEvent>>,
+    /// To whoever waits for the guest.
+    pub(super) lines: Option<mpsc::Sender<String>>,
+    pub(super) journal: Journal,
+    written: Option<Record>,
+    boot_id: String,
+    requests: mpsc::Receiver<Request>,
+    status: watch::Sender<Status>,
+    end: Option<End>,
+}
+
+/// What an actor begins with.
+pub struct Setup {
+    pub name: Name,
+    pub dir: PathBuf,
+    pub steps: Arc<dyn Steps>,
+    pub record: Option<Record>,
+    pub journal: Journal,
+    pub requests: mpsc::Receiver<Request>,
+}
+
+/// One turn of the loop.
+enum Input {
+    Request(Request),
+    Event(Event),
+    Line(String),
+    Done(Slot, Result<Done>),
+}
+
+impl Actor {
+    pub fn new(setup: Setup) -> Self {
+        let Setup { name, dir, steps, record, journal, requests } = setup;
+        let facts = Facts {
+            driver: record.as_ref().map(|record| record.driver.clone()).unwrap_or_default(),
+            ssh_local_port: record.as_ref().map_or(0, |record| record.ssh_local_port),
+            ..Facts::default()
+        };
+        let machine = Machine::default();
+        let since = Timestamp::now();
+        let (status, _) = watch::channel(compose(&name, &machine, &facts, since));
+        Self {
+            name,
+            dir,
+            steps,
+            machine,
+            since,
+            facts,
+            prepared: None,
+            tasks: Tasks::default(),
+            news: None,
+            vm: None,
+            lines: None,
+            journal,
+            written: record,
+            boot_id: store::boot_id(),
+            requests,
+            status,
+            end: None,
+        }
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs until nothing more is wanted, begun by `first`. The final status is not published yet: the caller does so
+    /// with [`Actor::close`] when a next hostagent may come.
+    pub async fn run(&mut self, first: Vec<Event>) -> End {
+        for event in first {
+            self.advance(event, None);
+        }
+        loop {
+            if let Some(end) = self.end {
+                return end;
+            }
+            match self.next().await {
+                Input::Request(Request::Verb { verb, answer }) => self.advance(Event::Verb(verb), Some(answer)),
+                Input::Request(Request::Interrupt) => self.advance(Event::Interrupt, None),
+                Input::Request(Request::Detach) => self.detach(),
+                Input::Event(event) => self.advance(event, None),
+                Input::Line(line) => self.pass_on(line),
+                Input::Done(slot, done) => {
+                    let event = self.take_up(slot, done);
+                    self.advance(event, None);
+                }
+            }
+        }
+    }
+
+    /// Looks for a VM that an earlier hostagent left, and takes it up.
+    pub async fn attach(&mut self, record: Option<&Record>) -> Result<Attached> {
+        let prepared = self.steps.recover(record).await?;
+        let Some(mut vm) = prepared.driver.attach().await? else { return Ok(Attached::Nothing) };
+        let attached = match record.is_some_and(|record| record.state == State::Paused) {
+            // The driver says so first; without its word it was resumed meanwhile.
+            true => match timeout(FIRST_WORD, vm.events.recv()).await {
+                Ok(Some(VmEvent::Paused)) => Attached::Paused,
+                _ => Attached::Running,
+            },
+            false => Attached::Running,
+        };
+        self.facts = Facts { driver_pid: vm.pid, accelerator: vm.accelerator, ..prepared.facts.clone() };
+        self.vm = Some(vm.events);
+        self.prepared = Some(Arc::new(prepared));
+        Ok(attached)
+    }
+
+    /// Publishes the last status and ends all that follows this actor.
+    pub fn close(mut self) {
+        self.publish();
+        self.journal.exiting();
+    }
+
+    /// Publishes the present status to followers.
+    fn publish(&mut self) {
+        let status = compose(&self.name, &self.machine, &self.facts, self.since);
+        self.journal.changed(&status);
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+
+    /// The next thing that happens. Every arm is cancel-safe: channels and a JoinSet. The VM's own words come before
+    /// the ends of calls, so that its view of a pause is known before the call that made it returns.
+    async fn next(&mut self) -> Input {
+        loop {
+            let input = tokio::select! {
+                biased;
+                Some(request) = self.requests.recv() => Input::Request(request),
+                event = from_vm(&mut self.vm) => match event {
+                    VmEvent::Boot(line) => Input::Line(line),
+                    event => Input::Event(Event::Vm(event)),
+                },
+                Some(event) = from_task(&mut self.news) => Input::Event(event),
+                Some((slot, done)) = self.tasks.next() => Input::Done(slot, done),
+            };
+            match input {
+                Input::Done(Slot::Ready, Ok(_)) => continue,
+                input => return input,
+            }
+        }
+    }
+
+    fn advance(&mut self, event: Event, answer: Option<oneshot::Sender<std::result::Result<(), Refusal>>>) {
+        let adopts = matches!(event, Event::Adopt(_));
+        let (next, actions) = state::step(&self.machine, event);
+        if adopts || next.state() != self.machine.state() {
+            let kept = self.written.as_ref().filter(|record| adopts && record.state == next.state());
+            self.since = kept.map_or_else(Timestamp::now, |record| record.since);
+        }
+        self.machine = next;
+        if let Err(error) = self.write_down() {
+            tracing::error!("{error}");
+            // A VM is never started without its intent on disk; all else goes on without.
+            if actions.contains(&Action::Launch) {
+                self.machine.vm = false;
+                return self.advance(Event::BootFailed(vec![error.to_string()]), None);
+            }
+        }
+        self.answer(&actions, answer);
+        if actions.contains(&Action::Leave) {
+            self.end = Some(End::AtRest);
+        } else {
+            self.publish();
+        }
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn answer(&self, actions: &[Action], answer: Option<oneshot::Sender<std::result::Result<(), Refusal>>>) {
+        let Some(answer) = answer else { return };
+        let refusal = actions.iter().find_map(|action| match action {
+            Action::Refuse(why) => Some(Refusal { message: format!("{}: {why}", self.name), errno: libc::EBUSY }),
+            _ => None,
+        });
+        // Whoever asked may have hung up.
+        let _ = answer.send(refusal.map_or(Ok(()), Err));
+    }
+
+    /// Writes the record when what it holds has changed.
+    fn write_down(&mut self) -> Result<()> {
+        let record = Record {
+            state: self.machine.state(),
+            goal: self.machine.goal,
+            since: self.since,
+            boot_id: self.boot_id.clone(),
+            driver: self.facts.driver.clone(),
+            driver_pid: self.facts.driver_pid.filter(|_| self.machine.vm),
+            iid: self.facts.iid.clone(),
+            ssh_local_port: self.facts.ssh_local_port,
+            step: self.machine.step.as_ref().map(|step| step.name.clone()),
+            errors: self.machine.errors(),
+        };
+        if self.written.as_ref() != Some(&record) {
+            store::set_record(&self.dir, &record)?;
+            self.written = Some(record);
+        }
+        Ok(())
+    }
+
+    /// Leaves the VM as it is. A boot that has not come to a VM yet ends here, and the record says so.
+    fn detach(&mut self) {
+        self.end = Some(End::Detached);
+        if self.machine.vm {
+            return;
+        }
+        let step = self.machine.step.take().map_or_else(|| "starting".into(), |step| step.name);
+        self.machine = Machine {
+            phase: state::Phase::Broken,
+            goal: self.machine.goal,
+            failures: vec![format!("the hostagent was told to exit while {step}")],
+            ..Machine::default()
+        };
+        if let Err(error) = self.write_down() {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Gives a line of the guest to whoever waits for the guest; with nobody waiting it means nothing.
+    fn pass_on(&mut self, line: String) {
+        if let Some(lines) = &self.lines {
+            // Full means a guest that floods its boot channel; losing lines is its own loss.
+            let _ = lines.try_send(line);
+        }
+    }
+
+    /// Takes up what an ended task brought, and says what it means.
+    fn take_up(&mut self, slot: Slot, done: Result<Done>) -> Event {
+        match (slot, done) {
+            (_, Ok(Done::Prepared(prepared))) => {
+                self.facts = prepared.facts.clone();
+                self.prepared = Some(Arc::new(*prepared));
+                Event::Prepared
+            }
+            (_, Ok(Done::Launched(vm))) => {
+                self.facts.driver_pid = vm.pid;
+                self.facts.accelerator = vm.accelerator;
+                self.vm = Some(vm.events);
+                Event::Launched
+            }
+            (Slot::Boot, Err(_)) if self.machine.phase == state::Phase::Aborting => Event::BootAborted,
+            (Slot::Boot, Err(error)) => Event::BootFailed(sentences(&error)),
+            (_, Ok(Done::Called(call, result))) => Event::Called(call, result),
+            (Slot::Stop, Ok(Done::Ended(result))) => Event::Stopped(result),
+            (Slot::Stop, Err(error)) => Event::Stopped(Err(error.to_string())),
+            (Slot::Kill, Ok(Done::Ended(result))) => Event::Killed(result),
+            (Slot::Kill, Err(error)) => Event::Killed(Err(error.to_string())),
+            (Slot::Call(call), Err(error)) => Event::Called(call, Err(error.to_string())),
+            (_, Err(error)) => Event::Late(error.to_string()),
+            (_, Ok(_)) => Event::Late("the wait for the guest ended".into()),
+        }
+    }
+}
+
+/// The sentences of an error, one each.
+fn sentences(error: &Error) -> Vec<String> {
+    match error {
+        Error::Document(lines) => lines.clone(),
+        error => vec![error.to_string()],
+    }
+}
+
+async fn from_vm(events: &mut Option<mpsc::Receiver<VmEvent>>) -> VmEvent {
+    let Some(receiver) = events else { return std::future::pending().await };
+    match receiver.recv().await {
+        Some(event) => event,
+        None => {
+            *events = None;
+            VmEvent::Exited { clean: false, reason: "its driver stopped reporting".into() }
+        }
+    }
+}
+
+async fn from_task(news: &mut Option<mpsc::Receiver<Event>>) -> Option<Event> {
+    let Some(receiver) = news else { return std::future::pending().await };
+    match receiver.recv().await {
+        Some(event) => Some(event),
+        None => {
+            *news = None;
+            std::future::pending().await
+        }
+    }
+}
+
+fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> Status {
+    let forwarded = machine.vm && facts.ssh_local_port != 0 && !facts.ssh_address.is_empty();
+    let forward = Forward {
+        proto: "tcp".into(),
+        host: format!("{}:{}", facts.ssh_address, facts.ssh_local_port),
+        guest: "127.0.0.1:22".into(),
+        state: "forwarding".into(),
+    };
+    Status {
+        name: name.to_string(),
+        state: machine.state(),
+        goal: machine.goal,
+        since,
+        step: machine.step.as_ref().map(state::Step::text),
+        ready: machine.ready && machine.vm,
+        driver: facts.driver.clone(),
+        accelerator: facts.accelerator.clone(),
+        ssh_address: facts.ssh_address.clone(),
+        ssh_local_port: facts.ssh_local_port,
+        hostagent_pid: std::process::id(),
+        driver_pid: facts.driver_pid.filter(|_| machine.vm),
+        forwards: if forwarded { vec![forward] } else { vec![] },
+        errors: machine.errors(),
+    }
+}

@@ -1,0 +1,172 @@
+//! A real boot, from lima.yaml to all that the VM's process needs. Each step has a name that `status` shows.
+//! Starts no VM: the actor does, after the intent was written down.
+
+mod guest;
+mod image;
+mod port;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use limafs_driver::{Config, Driver, Instance};
+use tokio::sync::mpsc;
+
+use super::actor::Facts;
+use super::ssh::{self, Login, keys::Identity};
+use super::state::{Event, Step};
+use super::steps::{Prepared, Steps};
+use super::{process, ready};
+use crate::config::{self, Context};
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::names::{self, Home, Name};
+use crate::registry;
+use crate::store::{self, Record};
+
+/// The steps of a real instance.
+pub struct Boot {
+    pub home: Home,
+    pub name: Name,
+    pub dir: PathBuf,
+    pub host: Host,
+}
+
+#[async_trait]
+impl Steps for Boot {
+    async fn prepare(&self, tell: &mpsc::Sender<Event>) -> Result<Prepared> {
+        step(tell, "loading lima.yaml").await;
+        let config = self.load()?;
+        let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
+        let port = port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?;
+        let driver = registry::driver(config.vm_type.as_deref().unwrap_or("qemu"))?;
+        let instance = driver.configure(self.instance(config, port)).await?;
+        step(tell, &format!("checking {}", driver.info().name)).await;
+        driver.validate().await?;
+        driver.create().await?;
+        self.make_disk(&driver, &instance.config, tell).await?;
+        let identity = ssh::keys::ensure(&self.home).await?;
+        step(tell, "making cidata").await;
+        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity).await?;
+        let prepared = self.prepared(driver, &instance, identity, iid, true).await?;
+        if let Some(login) = &prepared.login {
+            ssh::config::write(login)?;
+        }
+        step(tell, &format!("starting {}", prepared.facts.driver)).await;
+        process::give_back_memory();
+        Ok(prepared)
+    }
+
+    async fn recover(&self, record: Option<&Record>) -> Result<Prepared> {
+        // A VM must be found even when somebody broke its lima.yaml meanwhile.
+        let config = self.load().unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            Config { vm_type: record.map(|record| record.driver.clone()), ..Config::default() }
+        });
+        let name = record.map(|record| record.driver.as_str()).filter(|name| !name.is_empty());
+        let driver = registry::driver(name.or(config.vm_type.as_deref()).unwrap_or("qemu"))?;
+        let port = self.last_port(record).unwrap_or(0);
+        let instance = self.instance(config, port);
+        let instance = driver.configure(instance.clone()).await.unwrap_or(instance);
+        let identity = ssh::keys::ensure(&self.home).await?;
+        let iid = record.map(|record| record.iid.clone()).unwrap_or_default();
+        self.prepared(driver, &instance, identity, iid, false).await
+    }
+
+    async fn await_ready(&self, prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &mpsc::Sender<Event>) {
+        ready::await_guest(prepared, lines, tell).await;
+        process::give_back_memory();
+    }
+}
+
+impl Boot {
+    fn load(&self) -> Result<Config> {
+        let path = self.dir.join(names::LIMA_YAML);
+        let Some(text) = store::read_small(&path)? else {
+            return Err(Error::Missing { what: format!("{}/{}", self.name, names::LIMA_YAML) });
+        };
+        let context = Context { name: &self.name, dir: self.dir.clone(), host: &self.host };
+        let loaded = config::load(&text, &context)?;
+        for warning in &loaded.warnings {
+            tracing::warn!("lima.yaml: {warning}");
+        }
+        Ok(loaded.filled)
+    }
+
+    fn last_port(&self, record: Option<&Record>) -> Option<u16> {
+        record.map(|record| record.ssh_local_port).filter(|port| *port != 0).or_else(|| ssh::config::port(&self.dir))
+    }
+
+    fn instance(&self, config: Config, port: u16) -> Instance {
+        let bytes = |text: &Option<String>| text.as_deref().and_then(config::size).unwrap_or(0);
+        let version = store::read_small(&self.dir.join(names::LIMA_VERSION)).ok().flatten().unwrap_or_default();
+        Instance {
+            name: self.name.to_string(),
+            hostname: self.name.hostname(),
+            status: "Stopped".into(),
+            dir: self.dir.clone(),
+            vm_type: config.vm_type.clone().unwrap_or_default(),
+            arch: config.arch.clone().unwrap_or_default(),
+            cpus: config.cpus.and_then(|cpus| u32::try_from(cpus).ok()).unwrap_or(1),
+            memory: bytes(&config.memory),
+            disk: bytes(&config.disk),
+            ssh_local_port: port,
+            ssh_address: String::new(),
+            protected: self.dir.join(names::PROTECTED).exists(),
+            lima_version: String::from_utf8_lossy(&version).trim().to_owned(),
+            config,
+        }
+    }
+
+    async fn make_disk(&self, driver: &Arc<dyn Driver>, config: &Config, tell: &mpsc::Sender<Event>) -> Result<()> {
+        if !self.dir.join(names::DISK).exists() {
+            // The host keys of an earlier disk went with it.
+            ssh::pin::remove(&self.dir.join(names::KNOWN_HOSTS))?;
+        }
+        image::fetch(config, &self.dir, tell).await?;
+        step(tell, "making the disk").await;
+        Ok(driver.create_disk().await?)
+    }
+
+    async fn prepared(
+        &self,
+        driver: Arc<dyn Driver>,
+        instance: &Instance,
+        identity: Identity,
+        iid: String,
+        is_fresh: bool,
+    ) -> Result<Prepared> {
+        let info = driver.info();
+        let address = driver.ssh_address().await?;
+        let login = (!address.is_empty()).then(|| self.login(&address, instance, identity));
+        let facts = Facts {
+            driver: info.name,
+            ssh_address: address,
+            ssh_local_port: instance.ssh_local_port,
+            iid,
+            ..Facts::default()
+        };
+        // What a guest reported to an earlier hostagent it does not report again.
+        let push = is_fresh && !info.boot_port.is_empty();
+        Ok(Prepared { driver, facts, login, plain: instance.config.plain == Some(true), push })
+    }
+
+    fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {
+        let user = instance.config.user.as_ref().and_then(|user| user.name.clone());
+        Login {
+            address: address.to_owned(),
+            port: instance.ssh_local_port,
+            user: user.unwrap_or_else(|| self.host.user.name.clone()),
+            key: identity.key,
+            identity_file: self.home.config(names::USER_KEY),
+            alias: self.name.hostname(),
+            known_hosts: self.dir.join(names::KNOWN_HOSTS),
+            options: guest::ssh_options(&instance.config),
+        }
+    }
+}
+
+async fn step(tell: &mpsc::Sender<Event>, name: &str) {
+    // Nobody listens any more: this boot is being ended.
+    let _ = tell.send(Event::Step(Step::named(name))).await;
+}

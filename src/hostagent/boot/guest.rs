@@ -1,0 +1,96 @@
+//! What the guest is told: cidata.iso with keys, environment and scripts. Written only when it differs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use limafs_driver::{Config, Driver, mac_address};
+
+use super::Boot;
+use crate::cidata::{self, Guest};
+use crate::error::Result;
+use crate::hostagent::ssh::{keys::Identity, pin};
+use crate::names;
+use crate::store;
+
+/// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
+pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, identity: &Identity) -> Result<String> {
+    let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
+    let path = boot.dir.join(names::CIDATA_ISO);
+    forget_host_keys_of_others(boot, &path, &known_hosts)?;
+    let boot_port = driver.info().boot_port;
+    let guest = Guest {
+        name: &boot.name,
+        config,
+        ssh_keys: &ssh_keys(boot, config, identity),
+        keep_host_keys: pin::read(&known_hosts, &boot.name.hostname())?.is_set(),
+        mac: &mac_address(&boot.host.machine_id, &boot.dir.to_string_lossy()),
+        boot_port: &boot_port,
+        boot_scripts: &driver.boot_scripts().await?,
+        host_env: &environment(),
+    };
+    let cidata = cidata::render(&guest)?;
+    let iso = cidata::iso(&cidata.entries)?;
+    if !has_bytes(&path, &iso) {
+        store::replace(&path, &iso, 0o600)?;
+    }
+    if let Some(user_data) = cidata.entries.iter().find(|entry| entry.path == "user-data") {
+        // For people to look at. Like the disk it may hold what `env` and `param` hold.
+        store::replace(&boot.dir.join(names::CLOUD_CONFIG), &user_data.bytes, 0o400)?;
+    }
+    Ok(cidata.iid)
+}
+
+/// Options of `ssh:` in lima.yaml that a user's own ssh is to have.
+pub fn ssh_options(config: &Config) -> Vec<(&'static str, &'static str)> {
+    let ssh = config.ssh.clone().unwrap_or_default();
+    let table = [
+        ("ForwardAgent", ssh.forward_agent),
+        ("ForwardX11", ssh.forward_x11),
+        ("ForwardX11Trusted", ssh.forward_x11_trusted),
+    ];
+    table.into_iter().filter(|(_, wanted)| *wanted == Some(true)).map(|(key, _)| (key, "yes")).collect()
+}
+
+/// limactl boots a guest with an instance id of its own, for which cloud-init makes new host keys. A cidata.iso that
+/// does not hold our last id was written by it.
+fn forget_host_keys_of_others(boot: &Boot, iso: &Path, known_hosts: &Path) -> Result<()> {
+    let Some(record) = store::record(&boot.dir).filter(|record| !record.iid.is_empty()) else { return Ok(()) };
+    let Ok(bytes) = std::fs::read(iso) else { return Ok(()) };
+    let iid = record.iid.as_bytes();
+    if bytes.windows(iid.len()).any(|window| window == iid) {
+        return Ok(());
+    }
+    tracing::info!("the last boot was not by limafs: the guest's ssh host key is taken anew");
+    pin::remove(known_hosts)
+}
+
+/// The home's own key first, then those of `~/.ssh` where lima.yaml asks for them.
+fn ssh_keys(boot: &Boot, config: &Config, identity: &Identity) -> Vec<String> {
+    let mut keys = vec![identity.line.clone()];
+    if config.ssh.as_ref().and_then(|ssh| ssh.load_dot_ssh_pub_keys) != Some(true) {
+        return keys;
+    }
+    let Ok(entries) = std::fs::read_dir(boot.host.user.home.join(".ssh")) else { return keys };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "pub"));
+    paths.sort();
+    for path in paths {
+        match store::read_small(&path) {
+            Ok(Some(text)) => keys.extend(String::from_utf8_lossy(&text).lines().map(|line| line.trim().to_owned())),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+    keys.retain(|key| !key.is_empty() && !key.starts_with('#'));
+    keys
+}
+
+/// Variables that are not text cannot reach a guest.
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+fn has_bytes(path: &Path, bytes: &[u8]) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.len() == bytes.len() as u64)
+        && std::fs::read(path).is_ok_and(|old| old == bytes)
+}

@@ -1,0 +1,128 @@
+//! Which image an instance is made of, and fetching it with its kernel and initrd. First boot only.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use limafs_driver::{Config, File, Image};
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Result};
+use crate::hostagent::state::{Event, Step};
+use crate::images::{self, Progress};
+use crate::names;
+use crate::store;
+
+/// Fetches the first image that can be had of those that fit. What is there already is kept.
+pub async fn fetch(config: &Config, dir: &Path, tell: &mpsc::Sender<Event>) -> Result<()> {
+    if dir.join(names::DISK).exists() || dir.join(names::IMAGE).exists() {
+        return Ok(());
+    }
+    let candidates = candidates(config);
+    if candidates.is_empty() {
+        let arch = config.arch.as_deref().unwrap_or_default();
+        return Err(Error::invalid("images", format!("there is none for arch {arch}")));
+    }
+    let mut failures = Vec::new();
+    for image in candidates {
+        match fetch_one(image, dir, tell).await {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                tracing::warn!("{error}");
+                failures.push(error);
+            }
+        }
+    }
+    match failures.len() {
+        1 => Err(failures.remove(0)),
+        _ => Err(Error::Document(failures.iter().map(Error::to_string).collect())),
+    }
+}
+
+/// Images of the instance's architecture and of the same variant as the first of them.
+fn candidates(config: &Config) -> Vec<&Image> {
+    let images = config.images.as_deref().unwrap_or_default();
+    let fits = |image: &&Image| image.arch.is_none() || image.arch == config.arch;
+    let Some(first) = images.iter().find(fits) else { return vec![] };
+    let kind = |image: &Image| (image.variant.clone(), image.arch_variant.clone());
+    images.iter().filter(fits).filter(|image| kind(image) == kind(first)).collect()
+}
+
+/// The image comes last: where it is, all is.
+async fn fetch_one(image: &Image, dir: &Path, tell: &mpsc::Sender<Event>) -> Result<()> {
+    for stale in [names::KERNEL, names::KERNEL_CMDLINE, names::INITRD] {
+        remove(&dir.join(stale))?;
+    }
+    if let Some(kernel) = &image.kernel {
+        let file = File { location: kernel.location.clone(), arch: kernel.arch.clone(), digest: kernel.digest.clone() };
+        get(&file, &dir.join(names::KERNEL), "kernel", tell).await?;
+        if let Some(cmdline) = &kernel.cmdline {
+            store::replace(&dir.join(names::KERNEL_CMDLINE), cmdline.as_bytes(), 0o644)?;
+        }
+    }
+    if let Some(initrd) = &image.initrd {
+        get(initrd, &dir.join(names::INITRD), "initrd", tell).await?;
+    }
+    let file = File { location: image.location.clone(), arch: image.arch.clone(), digest: image.digest.clone() };
+    get(&file, &dir.join(names::IMAGE), "image", tell).await
+}
+
+async fn get(file: &File, dest: &Path, what: &str, tell: &mpsc::Sender<Event>) -> Result<()> {
+    let told = |progress: Progress| {
+        let step = Step { name: format!("{} {what}", progress.step), detail: detail(&progress) };
+        // Progress that nobody has time for is not missed.
+        let _ = tell.try_send(Event::Step(step));
+    };
+    images::fetch(file, dest, &told).await
+}
+
+/// `34 % 12.3 MiB/s`, or how much there is where the total is not known.
+fn detail(progress: &Progress) -> String {
+    const MIB: f64 = (1 << 20) as f64;
+    let rate = progress.rate / MIB;
+    match progress.total {
+        Some(total) if total > 0 => format!("{} % {rate:.1} MiB/s", progress.done.min(total) * 100 / total),
+        _ => format!("{:.1} MiB {rate:.1} MiB/s", progress.done as f64 / MIB),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(source)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(location: &str, arch: &str, variant: Option<&str>) -> Image {
+        Image {
+            location: Some(location.into()),
+            arch: Some(arch.into()),
+            variant: variant.map(str::to_owned),
+            ..Image::default()
+        }
+    }
+
+    #[test]
+    fn the_first_image_of_the_architecture_decides_the_variant() {
+        let images = vec![
+            image("a", "aarch64", Some("server")),
+            image("b", "x86_64", Some("minimal")),
+            image("c", "x86_64", Some("server")),
+            image("d", "x86_64", Some("minimal")),
+        ];
+        let config = Config { arch: Some("x86_64".into()), images: Some(images), ..Config::default() };
+        let locations: Vec<_> = candidates(&config).iter().filter_map(|image| image.location.as_deref()).collect();
+        assert_eq!(locations, ["b", "d"]);
+    }
+
+    #[test]
+    fn progress_is_short() {
+        let progress = Progress { step: "downloading", done: 34, total: Some(100), rate: 12.34 * 1048576.0 };
+        assert_eq!(detail(&progress), "34 % 12.3 MiB/s");
+        assert_eq!(detail(&Progress { total: None, ..progress }), "0.0 MiB 12.3 MiB/s");
+    }
+}

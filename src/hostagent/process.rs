@@ -1,0 +1,17 @@
+//! What a hostagent asks of its own process.
+
+/// Leaves the session and terminal of whoever started this process, unless it leads its own group: then it was started
+/// from a shell, and Ctrl-C must reach it.
+pub fn leave_session() {
+    // Refused to a group leader, see above.
+    let _ = rustix::process::setsid();
+}
+
+/// Gives memory that a boot has used and freed back to the system. A hostagent lives for weeks after its boot.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a number, touches only free memory of the allocator, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -1,0 +1,171 @@
+//! Waiting for a guest: until ssh answers, then until its boot scripts have ended. The guest says so over its boot port
+//! where it has one; otherwise it is tried for, with fresh connections.
+//!
+//! A user network accepts a connection at once and asks a guest that has no network yet only after 6 s and 12 s more,
+//! so one patient connection sees sshd late; hence many fresh ones. Short fixed limits on a busy host make the guest
+//! fork sshd for nothing and never become ready; hence limits that grow.
+
+mod lines;
+mod probe;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::ssh::{Fault, Login, Session};
+use super::state::{Event, Step};
+use super::steps::Prepared;
+
+/// How long ssh, and then the boot scripts, may take before the instance counts as degraded.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long one look at the guest's markers lasts, on the guest's side.
+const LOOK: Duration = Duration::from_secs(300);
+/// When a guest that should have reported by itself is tried for all the same.
+const SILENCE: Duration = Duration::from_secs(15);
+
+type Tell = mpsc::Sender<Event>;
+
+/// Waits for the guest of one boot and tells of what it finds; returns when there is nothing more to tell.
+pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &Tell) {
+    let Some(login) = &prepared.login else {
+        say(tell, Event::Ssh).await;
+        return say(tell, Event::Done(vec![])).await;
+    };
+    let mut guest = lines::Guest::new(&prepared.facts.iid, lines);
+    say(tell, Event::Step(Step::named("waiting for ssh"))).await;
+    let session = reach(login, &mut guest, prepared.push, tell).await;
+    if let Err(error) = session.trust(login) {
+        tracing::warn!("{error}");
+    }
+    say(tell, Event::Ssh).await;
+    if prepared.plain || prepared.facts.iid.is_empty() {
+        session.close().await;
+        return say(tell, Event::Done(vec![])).await;
+    }
+    say(tell, Event::Step(Step::named("waiting for cloud-init"))).await;
+    finish(login, session, &mut guest, tell).await;
+}
+
+/// Comes back with a session in which a command ran. Tells once when that takes too long or cannot be, and goes on.
+async fn reach(login: &Login, guest: &mut lines::Guest, push: bool, tell: &Tell) -> Session {
+    let late = Instant::now() + PATIENCE;
+    let mut probe = probe::Probe::new(login.clone());
+    // The guest's word or its silence, whichever comes first.
+    if push && timeout(SILENCE, guest.up()).await.is_ok() {
+        probe.now();
+    }
+    let mut last = Fault::Unreachable("no answer".into());
+    let mut told = Told::default();
+    loop {
+        // Every arm is cancel-safe: a JoinSet, a channel and a clock.
+        tokio::select! {
+            result = probe.next() => match result {
+                Ok(session) => return session,
+                Err(fault) => {
+                    if fault != last {
+                        tracing::info!("{fault}");
+                    }
+                    last = fault;
+                }
+            },
+            () = guest.up() => probe.now(),
+            () = sleep_until(late), if !told.late => {
+                told.late = true;
+                let why = format!("the guest is not ready after {} min: {last}", PATIENCE.as_secs() / 60);
+                say(tell, Event::Late(why)).await;
+                probe.slow_down();
+            }
+        }
+        if matches!(last, Fault::HostKey(_)) && !told.host_key {
+            told.host_key = true;
+            say(tell, Event::Late(last.to_string())).await;
+            probe.slow_down();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    late: bool,
+    host_key: bool,
+}
+
+/// Waits for the end of the boot scripts: the guest's word, or its markers read in one long command.
+async fn finish(login: &Login, session: Session, guest: &mut lines::Guest, tell: &Tell) {
+    let begun = Instant::now();
+    let iid = guest.iid().to_owned();
+    let mut session = Some(session);
+    let mut told = false;
+    loop {
+        let seen = tokio::select! {         // cancel-safe: what the guest said is kept in `guest`; a look is repeated
+            () = guest.done() => break,
+            seen = look(login, &mut session, &iid) => seen,
+        };
+        if let Some(failed) = seen {
+            close(session).await;
+            return say(tell, Event::Done(failed)).await;
+        }
+        if !told && begun.elapsed() >= PATIENCE {
+            told = true;
+            let why = format!("the boot scripts have not ended after {} min", PATIENCE.as_secs() / 60);
+            say(tell, Event::Late(why)).await;
+        }
+    }
+    conclude(login, session, guest, tell).await;
+}
+
+/// The guest said that it is done. Its own words name what failed.
+async fn conclude(login: &Login, session: Option<Session>, guest: &lines::Guest, tell: &Tell) {
+    let mut failures = guest.failures();
+    if failures.is_empty() && guest.exit() != Some(0) {
+        // The names were lost on the way; the guest keeps them in a file.
+        let mut session = session;
+        failures = look(login, &mut session, guest.iid()).await.unwrap_or_default();
+        close(session).await;
+        if failures.is_empty() {
+            failures.push(format!("the boot scripts ended with exit code {}", guest.exit().unwrap_or(-1)));
+        }
+    } else {
+        close(session).await;
+    }
+    say(tell, Event::Done(failures)).await;
+}
+
+/// One look at the markers, that lasts until they are there or `LOOK` is over. `None`: not done yet.
+async fn look(login: &Login, session: &mut Option<Session>, iid: &str) -> Option<Vec<String>> {
+    if session.is_none() {
+        let mut probe = probe::Probe::new(login.clone());
+        probe.slow_down();
+        match timeout(PATIENCE, probe.next()).await {
+            Ok(Ok(fresh)) => *session = Some(fresh),
+            _ => return None,
+        }
+    }
+    let command = probe::marker_command(iid, LOOK);
+    let result = session.as_ref()?.exec(&command, LOOK + Duration::from_secs(30)).await;
+    match result {
+        Ok(output) if output.exit == Some(0) => Some(lines::failures_of_file(&output.stdout)),
+        Ok(_) => None,
+        Err(fault) => {
+            tracing::info!("waiting for the boot scripts: {fault}");
+            // A guest that restarts its sshd while it boots.
+            *session = None;
+            None
+        }
+    }
+}
+
+async fn close(session: Option<Session>) {
+    if let Some(session) = session {
+        session.close().await;
+    }
+}
+
+async fn say(tell: &Tell, event: Event) {
+    // Nobody listens any more: this wait was abandoned.
+    let _ = tell.send(event).await;
+}

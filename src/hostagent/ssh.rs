@@ -1,0 +1,203 @@
+//! ssh to the guest: the user's key, the guest's pinned host key, one command at a time. The only user of russh.
+//! Never asks for a password, never sends a key to a host whose own key differs from the pinned one.
+
+pub mod config;
+pub mod keys;
+pub mod pin;
+
+#[cfg(test)]
+pub mod tests;
+
+use std::net::Shutdown;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use russh::client::{self, Handle};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::{ChannelMsg, Disconnect};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use pin::Pin;
+
+/// At most this much of what a command prints is kept.
+const OUTPUT_MAX: usize = 16 << 10;
+
+/// Where and as whom to log in.
+#[derive(Clone)]
+pub struct Login {
+    pub address: String,
+    pub port: u16,
+    pub user: String,
+    pub key: Arc<PrivateKey>,
+    /// Where `key` was read from.
+    pub identity_file: PathBuf,
+    /// `lima-NAME`, under which the host key is pinned.
+    pub alias: String,
+    pub known_hosts: PathBuf,
+    /// More lines of ssh.config.
+    pub options: Vec<(&'static str, &'static str)>,
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nothing answers as ssh does, yet.
+    #[error("ssh does not answer: {0}")]
+    Unreachable(String),
+    #[error("ssh did not answer within {0:?}")]
+    Slow(Duration),
+    #[error("the guest refuses user {0} with the key _config/user")]
+    Refused(String),
+    #[error("the ssh host key of the guest is not the one of its first boot; remove {} to trust the new one", .0.display())]
+    HostKey(PathBuf),
+}
+
+pub struct Session {
+    handle: Handle<Judge>,
+    key: PublicKey,
+    // Last: the session's task ends when its socket is shut.
+    _socket: Guard,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// `None` when the command was ended by a signal.
+    pub exit: Option<u32>,
+    pub stdout: String,
+}
+
+/// A connection on which an ssh server has begun to speak. It has forked for us: hanging up now costs the guest.
+pub struct Answered(TcpStream);
+
+/// Connects and waits for the server's first word, within `limit`. A user network accepts connections for a guest that
+/// is not there yet, so that a connection alone means nothing.
+pub async fn dial(login: &Login, limit: Duration) -> Result<Answered, Fault> {
+    let dialing = async {
+        let stream = TcpStream::connect((login.address.as_str(), login.port)).await?;
+        match stream.peek(&mut [0]).await? {
+            0 => Err(std::io::Error::other("it hung up")),
+            _ => Ok(stream),
+        }
+    };
+    match timeout(limit, dialing).await {
+        Ok(result) => result.map(Answered).map_err(unreachable),
+        Err(_) => Err(Fault::Slow(limit)),
+    }
+}
+
+/// Authenticates, within `limit`. Dropping the future leaves nothing behind.
+pub async fn enter(login: &Login, answered: Answered, limit: Duration) -> Result<Session, Fault> {
+    match timeout(limit, open(login, answered.0)).await {
+        Ok(result) => result,
+        Err(_) => Err(Fault::Slow(limit)),
+    }
+}
+
+async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
+    let (stream, guard) = guarded(socket).map_err(unreachable)?;
+    let seen = Arc::new(Mutex::new(None));
+    let pinned = pin::read(&login.known_hosts, &login.alias).map_err(unreachable)?;
+    let judge = Judge { pinned: pinned.clone(), seen: Arc::clone(&seen) };
+    let config = client::Config { nodelay: true, channel_buffer_size: 16, ..client::Config::default() };
+    let connected = client::connect_stream(Arc::new(config), stream, judge).await;
+    let key = seen.lock().take();
+    let mut handle = match (connected, &key) {
+        (_, Some(key)) if !pinned.allows(key) => return Err(Fault::HostKey(login.known_hosts.clone())),
+        (Ok(handle), Some(_)) => handle,
+        (Err(error), _) => return Err(unreachable(error)),
+        (Ok(_), None) => return Err(Fault::Unreachable("no host key was shown".into())),
+    };
+    let identity = PrivateKeyWithHashAlg::new(Arc::clone(&login.key), None);
+    let answer = handle.authenticate_publickey(&login.user, identity).await.map_err(unreachable)?;
+    match (answer.success(), key) {
+        (true, Some(key)) => Ok(Session { handle, key, _socket: guard }),
+        _ => Err(Fault::Refused(login.user.clone())),
+    }
+}
+
+impl Session {
+    /// Runs a command of the guest's shell, within `limit`.
+    pub async fn exec(&self, command: &str, limit: Duration) -> Result<Output, Fault> {
+        match timeout(limit, self.run(command)).await {
+            Ok(result) => result.map_err(unreachable),
+            Err(_) => Err(Fault::Slow(limit)),
+        }
+    }
+
+    async fn run(&self, command: &str) -> Result<Output, russh::Error> {
+        let mut channel = self.handle.channel_open_session().await?;
+        channel.exec(true, command).await?;
+        let mut stdout = Vec::new();
+        let mut exit = None;
+        let mut ended = false;
+        // The exit status may come after the end of the output.
+        while let Some(message) = channel.wait().await {
+            match message {
+                ChannelMsg::Data { data } if stdout.len() < OUTPUT_MAX => stdout.extend_from_slice(&data),
+                ChannelMsg::ExitStatus { exit_status } => (exit, ended) = (Some(exit_status), true),
+                ChannelMsg::ExitSignal { .. } => ended = true,
+                _ => {}
+            }
+        }
+        match ended {
+            true => Ok(Output { exit, stdout: String::from_utf8_lossy(&stdout).into_owned() }),
+            false => Err(russh::Error::Disconnect),
+        }
+    }
+
+    /// Trusts the guest's host key, and it alone, from now on; in ssh.config too.
+    pub fn trust(&self, login: &Login) -> crate::error::Result<()> {
+        if pin::read(&login.known_hosts, &login.alias)?.is_set() {
+            return Ok(());
+        }
+        pin::write(&login.known_hosts, &login.alias, &self.key)?;
+        config::write(login)
+    }
+
+    pub async fn close(self) {
+        // The other side may be gone already, which is what is wanted.
+        let _ = timeout(Duration::from_secs(1), self.handle.disconnect(Disconnect::ByApplication, "", "")).await;
+    }
+}
+
+fn unreachable(error: impl ToString) -> Fault {
+    Fault::Unreachable(error.to_string())
+}
+
+/// Accepts the pinned host key, or any while none is pinned.
+#[derive(Debug)]
+struct Judge {
+    pinned: Pin,
+    seen: Arc<Mutex<Option<PublicKey>>>,
+}
+
+impl client::Handler for Judge {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        let PublicKeyOrCertificate::PublicKey { key, .. } = shown else { return Ok(false) };
+        *self.seen.lock() = Some(key.clone());
+        Ok(self.pinned.allows(key))
+    }
+}
+
+/// Shuts the socket when dropped. russh reads it in a task of its own, which would outlive an attempt that timed out.
+#[derive(Debug)]
+struct Guard(std::net::TcpStream);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Already shut is as good.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+fn guarded(socket: TcpStream) -> std::io::Result<(TcpStream, Guard)> {
+    socket.set_nodelay(true)?;
+    let socket = socket.into_std()?;
+    let guard = Guard(socket.try_clone()?);
+    Ok((TcpStream::from_std(socket)?, guard))
+}

@@ -1,0 +1,184 @@
+//! A pretend guest: sshd with manners.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use russh::keys::{Algorithm, PrivateKey, key::safe_rng};
+use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::hostagent::ssh::{Login, keys};
+use crate::names::Home;
+
+/// How the guest treats those who connect.
+#[derive(Debug, Clone, Default)]
+pub struct Manners {
+    /// So many connections are accepted and never answered.
+    pub mute: usize,
+    /// So many attempts to log in are refused.
+    pub refuse: usize,
+    /// Commands with this word in them wait until [`Guest::release`].
+    pub hold: Option<&'static str>,
+    /// What such a command then prints.
+    pub answer: String,
+}
+
+pub struct Guest {
+    pub port: u16,
+    counts: Arc<Counts>,
+    release: watch::Sender<bool>,
+    first_closed: oneshot::Receiver<()>,
+    home: TempDir,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicUsize,
+    logins: AtomicUsize,
+}
+
+impl Guest {
+    pub async fn start(manners: Manners) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap();
+        let counts = Arc::new(Counts::default());
+        let (release, released) = watch::channel(false);
+        let (first_to, first_closed) = oneshot::channel();
+        let mut tasks = JoinSet::new();
+        let config = server::Config {
+            keys: vec![key],
+            auth_rejection_time: Duration::ZERO,
+            auth_rejection_time_initial: Some(Duration::ZERO),
+            ..server::Config::default()
+        };
+        tasks.spawn(accept(listener, Arc::new(config), manners, Arc::clone(&counts), released, first_to));
+        Self { port, counts, release, first_closed, home: tempfile::tempdir().unwrap(), _tasks: tasks }
+    }
+
+    /// A login with a fresh home and an instance directory of its own.
+    pub async fn login(&self) -> Login {
+        let home = Home::at(self.home.path());
+        let identity = keys::ensure(&home).await.unwrap();
+        let dir = self.home.path().join("foo");
+        std::fs::create_dir_all(&dir).unwrap();
+        Login {
+            address: "127.0.0.1".into(),
+            port: self.port,
+            user: "lima".into(),
+            key: identity.key,
+            identity_file: home.config("user"),
+            alias: "lima-foo".into(),
+            known_hosts: dir.join("ssh.known_hosts"),
+            options: vec![],
+        }
+    }
+
+    pub fn release(&self) {
+        self.release.send_replace(true);
+    }
+
+    pub fn connections(&self) -> usize {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    pub fn attempts_to_log_in(&self) -> usize {
+        self.counts.logins.load(Ordering::SeqCst)
+    }
+
+    /// Comes back when the first, mute connection was closed by the other side.
+    pub async fn first_is_closed(self) {
+        self.first_closed.await.unwrap();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    config: Arc<server::Config>,
+    manners: Manners,
+    counts: Arc<Counts>,
+    released: watch::Receiver<bool>,
+    first_closed: oneshot::Sender<()>,
+) {
+    let mut first_closed = Some(first_closed);
+    let mut sessions = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let number = counts.connections.fetch_add(1, Ordering::SeqCst);
+        if number < manners.mute {
+            sessions.spawn(stay_mute(stream, first_closed.take()));
+            continue;
+        }
+        let handler = Handler { manners: manners.clone(), counts: Arc::clone(&counts), released: released.clone() };
+        let config = Arc::clone(&config);
+        sessions.spawn(async move {
+            if let Ok(session) = server::run_stream(config, stream, handler).await {
+                let _ = session.await;
+            }
+        });
+    }
+}
+
+async fn stay_mute(mut stream: TcpStream, closed: Option<oneshot::Sender<()>>) {
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    if let Some(closed) = closed {
+        let _ = closed.send(());
+    }
+}
+
+struct Handler {
+    manners: Manners,
+    counts: Arc<Counts>,
+    released: watch::Receiver<bool>,
+}
+
+impl server::Handler for Handler {
+    type Error = russh::Error;
+
+    async fn auth_publickey(&mut self, user: &str, _key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        let number = self.counts.logins.fetch_add(1, Ordering::SeqCst);
+        let is_welcome = user == "lima" && number >= self.manners.refuse;
+        Ok(if is_welcome { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        _channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        reply.accept().await;
+        Ok(())
+    }
+
+    /// `true` is true; a held command waits; any other is printed and exits with its last word.
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let command = String::from_utf8_lossy(command).into_owned();
+        session.channel_success(channel)?;
+        let (text, exit) = match self.manners.hold {
+            _ if command == "true" => (String::new(), 0),
+            Some(word) if command.contains(word) => {
+                let _ = self.released.wait_for(|released| *released).await;
+                (self.manners.answer.clone(), 0)
+            }
+            _ => (command.clone(), command.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)),
+        };
+        session.data(channel, text.into_bytes())?;
+        session.exit_status_request(channel, exit)?;
+        session.eof(channel)?;
+        session.close(channel)
+    }
+}

@@ -1,0 +1,351 @@
+//! What an instance is in and what is to be done next: a pure state machine. Performs nothing, knows no clock.
+//!
+//! ```text
+//!            start                launched            done
+//!  Stopped ---------> Preparing -> Launching -> Waiting ---> Up <----> Paused
+//!     ^                  |  stop      |            |  stop   |  stop     |
+//!     |                  v            v            v         v           |
+//!     +------------- Aborting ----> Stopping <-----------------<---------+
+//!  Broken: as Stopped, but because something failed.
+//! ```
+//! A verb only sets the goal; [`reconcile`] finds the next action when no call is under way. A restart is a stop
+//! with `again` set, so that every end of a VM leads through [`finish`].
+
+mod adopt;
+mod boot;
+mod verbs;
+mod vm;
+
+#[cfg(test)]
+mod tests;
+
+use limafs_driver::VmEvent;
+
+use crate::status::{Goal, State, Verb};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Stopped,
+    /// Everything before the VM's process: configuration, image, disk, cidata.
+    Preparing,
+    /// The driver was told to start a VM; there may be one.
+    Launching,
+    /// The boot was told to end and has not ended yet.
+    Aborting,
+    /// The VM runs, the guest is not ready.
+    Waiting,
+    /// The VM runs, and whether the guest is well is known.
+    Up,
+    Paused,
+    Stopping,
+    Broken,
+}
+
+/// A driver call beside start, stop and kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Pause,
+    Resume,
+    Reset,
+}
+
+/// What a boot or stop is waiting for; only `name` is worth remembering.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    pub name: String,
+    /// Progress: `34 % 12.3 MiB/s`; may be empty.
+    pub detail: String,
+}
+
+impl Step {
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), detail: String::new() }
+    }
+
+    pub fn text(&self) -> String {
+        if self.detail.is_empty() { self.name.clone() } else { format!("{} {}", self.name, self.detail) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    pub phase: Phase,
+    pub goal: Goal,
+    /// The VM ends only to be booted again.
+    pub again: bool,
+    /// A VM may exist: set before the driver is told to start one.
+    pub vm: bool,
+    pub call: Option<Call>,
+    pub stopping: bool,
+    pub killing: bool,
+    /// ssh answers.
+    pub ready: bool,
+    /// Readiness was decided once for this boot: after a pause the VM is `Up`, not `Waiting`.
+    pub settled: bool,
+    /// The hypervisor's control channel does not answer.
+    pub unresponsive: bool,
+    pub panicked: bool,
+    /// Why it is Degraded or Broken.
+    pub failures: Vec<String>,
+    /// Why the last verb could not be carried out; changes no state.
+    pub complaint: Option<String>,
+    /// Why this end of the VM is not a clean one.
+    pub verdict: Vec<String>,
+    pub step: Option<Step>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Stopped,
+            goal: Goal::Stopped,
+            again: false,
+            vm: false,
+            call: None,
+            stopping: false,
+            killing: false,
+            ready: false,
+            settled: false,
+            unresponsive: false,
+            panicked: false,
+            failures: Vec::new(),
+            complaint: None,
+            verdict: Vec::new(),
+            step: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    Verb(Verb),
+    /// SIGINT: as the verb stop, answered to nobody.
+    Interrupt,
+    /// A hostagent begins beside what an earlier one left.
+    Adopt(Found),
+    Step(Step),
+    /// All is ready for the VM's process.
+    Prepared,
+    /// The VM's process runs.
+    Launched,
+    BootFailed(Vec<String>),
+    BootAborted,
+    /// ssh answers.
+    Ssh,
+    /// The boot scripts ended; sentences for those that failed.
+    Done(Vec<String>),
+    /// The guest is not ready and may not become so; tried for further, slowly.
+    Late(String),
+    Vm(VmEvent),
+    Called(Call, Result<(), String>),
+    Stopped(Result<(), String>),
+    Killed(Result<(), String>),
+}
+
+/// What is left of an earlier hostagent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The driver found a VM of this instance.
+    pub vm: bool,
+    /// It is paused.
+    pub paused: bool,
+    pub state: State,
+    pub goal: Goal,
+    /// The record was written since this host booted.
+    pub same_boot: bool,
+    /// The VM's process was known.
+    pub launched: bool,
+    pub step: Option<String>,
+    pub errors: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Answers the verb of this event; each has exactly one answer.
+    Accept,
+    Refuse(String),
+    Prepare,
+    Launch,
+    AbortBoot,
+    /// Begins to wait for the guest, anew if it is being waited for.
+    AwaitReady,
+    AbandonReady,
+    Call(Call),
+    Stop,
+    Kill,
+    /// The VM is gone: its handle and all that waits for it can be dropped.
+    Forget,
+    /// Nothing more is wanted of this process.
+    Leave,
+}
+
+/// The next machine and what must be done, in order, after it was written down.
+pub fn step(machine: &Machine, event: Event) -> (Machine, Vec<Action>) {
+    let mut next = machine.clone();
+    let mut actions = match event {
+        Event::Verb(verb) => verbs::apply(&mut next, verb),
+        Event::Interrupt => unanswered(verbs::apply(&mut next, Verb::Stop)),
+        Event::Adopt(found) => adopt::apply(&mut next, found),
+        Event::Vm(event) => vm::apply(&mut next, event),
+        Event::Called(call, result) => on_called(&mut next, call, result),
+        Event::Stopped(result) => on_stopped(&mut next, result),
+        Event::Killed(result) => on_killed(&mut next, result),
+        event => boot::apply(&mut next, event),
+    };
+    actions.extend(reconcile(&mut next));
+    (next, actions)
+}
+
+impl Machine {
+    pub fn state(&self) -> State {
+        match self.phase {
+            Phase::Stopped => State::Stopped,
+            Phase::Broken => State::Broken,
+            Phase::Preparing | Phase::Launching => State::Starting,
+            Phase::Aborting | Phase::Stopping => State::Stopping,
+            _ if self.must_end() => State::Stopping,
+            Phase::Waiting => State::Starting,
+            Phase::Paused => State::Paused,
+            Phase::Up if self.errors_of_guest().is_empty() => State::Running,
+            Phase::Up => State::Degraded,
+        }
+    }
+
+    /// Everything that is wrong, as sentences.
+    pub fn errors(&self) -> Vec<String> {
+        let mut errors = self.errors_of_guest();
+        errors.extend(self.complaint.clone());
+        errors
+    }
+
+    fn errors_of_guest(&self) -> Vec<String> {
+        let mut errors = self.failures.clone();
+        if self.panicked {
+            errors.push("the guest's kernel panicked".into());
+        }
+        if self.unresponsive {
+            errors.push("the hypervisor does not answer".into());
+        }
+        errors
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Waiting | Phase::Up | Phase::Paused)
+    }
+
+    fn must_end(&self) -> bool {
+        self.again || self.goal == Goal::Stopped
+    }
+}
+
+/// Issues the next call of the driver when the VM is not as the goal wants it and no call is under way.
+fn reconcile(machine: &mut Machine) -> Vec<Action> {
+    if !machine.is_live() || machine.call.is_some() {
+        return vec![];
+    }
+    let call = match (machine.phase, machine.goal) {
+        // A paused guest cannot power down.
+        (Phase::Paused, _) if machine.must_end() => Call::Resume,
+        _ if machine.must_end() => return stop(machine),
+        (Phase::Paused, Goal::Running) => Call::Resume,
+        (Phase::Up, Goal::Paused) => Call::Pause,
+        _ => return vec![],
+    };
+    machine.call = Some(call);
+    vec![Action::Call(call)]
+}
+
+fn stop(machine: &mut Machine) -> Vec<Action> {
+    machine.phase = Phase::Stopping;
+    machine.stopping = true;
+    machine.step = Some(Step::named("waiting for the guest to power down"));
+    vec![Action::AbandonReady, Action::Stop]
+}
+
+fn kill(machine: &mut Machine) -> Vec<Action> {
+    machine.phase = Phase::Stopping;
+    machine.step = Some(Step::named("ending the VM"));
+    if std::mem::replace(&mut machine.killing, true) {
+        return vec![];
+    }
+    vec![Action::AbandonReady, Action::Kill]
+}
+
+/// The VM is gone: boots again or comes to rest. Waits for calls that are still under way.
+fn finish(machine: &mut Machine) -> Vec<Action> {
+    if machine.vm || machine.stopping || machine.killing {
+        machine.phase = Phase::Stopping;
+        return vec![];
+    }
+    let verdict = std::mem::take(&mut machine.verdict);
+    let goal = machine.goal;
+    if machine.again {
+        return [vec![Action::Forget], boot::begin(machine)].concat();
+    }
+    *machine = match verdict.is_empty() {
+        true => Machine::default(),
+        false => Machine { phase: Phase::Broken, goal, failures: verdict, ..Machine::default() },
+    };
+    vec![Action::Forget, Action::Leave]
+}
+
+fn on_called(machine: &mut Machine, call: Call, result: Result<(), String>) -> Vec<Action> {
+    if machine.call != Some(call) {
+        return vec![];
+    }
+    let actions = match (call, result) {
+        (Call::Pause, Ok(())) if machine.is_live() => vm::on_paused(machine),
+        (Call::Resume, Ok(())) if machine.is_live() => vm::on_resumed(machine),
+        (_, Ok(())) => vec![],
+        (call, Err(why)) => on_refused_call(machine, call, why),
+    };
+    machine.call = None;
+    actions
+}
+
+/// Gives up a goal that the driver cannot reach, so that it is not tried for ever.
+fn on_refused_call(machine: &mut Machine, call: Call, why: String) -> Vec<Action> {
+    machine.complaint = Some(why);
+    match call {
+        Call::Resume if machine.phase == Phase::Paused && machine.must_end() => return stop(machine),
+        Call::Resume if machine.phase == Phase::Paused => machine.goal = Goal::Paused,
+        Call::Pause if machine.goal == Goal::Paused && machine.phase != Phase::Paused => machine.goal = Goal::Running,
+        _ => {}
+    }
+    vec![]
+}
+
+fn on_stopped(machine: &mut Machine, result: Result<(), String>) -> Vec<Action> {
+    machine.stopping = false;
+    match result {
+        Ok(()) => machine.vm = false,
+        Err(why) if machine.vm => {
+            machine.complaint = Some(why);
+            return kill(machine);
+        }
+        Err(_) => {}
+    }
+    finish(machine)
+}
+
+fn on_killed(machine: &mut Machine, result: Result<(), String>) -> Vec<Action> {
+    machine.killing = false;
+    match result {
+        Ok(()) => machine.vm = false,
+        // It cannot be ended. It runs; say so, and let another verb try again.
+        Err(why) if machine.vm && !machine.stopping => {
+            machine.goal = Goal::Running;
+            machine.again = false;
+            let mut failures = std::mem::take(&mut machine.verdict);
+            failures.push(format!("the VM could not be ended: {why}"));
+            return boot::settle(machine, failures);
+        }
+        Err(_) => {}
+    }
+    finish(machine)
+}
+
+fn unanswered(mut actions: Vec<Action>) -> Vec<Action> {
+    actions.retain(|action| !matches!(action, Action::Accept | Action::Refuse(_)));
+    actions
+}

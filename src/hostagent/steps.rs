@@ -1,0 +1,38 @@
+//! What the actor has done by others: the preparation of a boot and the wait for a guest. A trait, so that the actor
+//! is tested without images, disks and guests.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use limafs_driver::Driver;
+use tokio::sync::mpsc;
+
+use super::actor::Facts;
+use super::ssh::Login;
+use super::state::Event;
+use crate::error::Result;
+use crate::store::Record;
+
+/// All that there is before the VM's process.
+pub struct Prepared {
+    pub driver: Arc<dyn Driver>,
+    pub facts: Facts,
+    /// How to reach the guest; `None` for a VM without one, which is ready at once.
+    pub login: Option<Login>,
+    /// Nothing of ours runs in the guest: ssh is all there is to wait for.
+    pub plain: bool,
+    /// The guest reports its boot by itself.
+    pub push: bool,
+}
+
+#[async_trait]
+pub trait Steps: Send + Sync {
+    /// Does everything up to the VM's process, from lima.yaml as it is now; tells of each [`Event::Step`].
+    async fn prepare(&self, tell: &mpsc::Sender<Event>) -> Result<Prepared>;
+
+    /// Finds what is needed to take up a VM that an earlier hostagent left; changes nothing.
+    async fn recover(&self, record: Option<&Record>) -> Result<Prepared>;
+
+    /// Tells of `Ssh`, `Done` and `Late`, and returns when there is nothing more to tell. `lines` are the guest's.
+    async fn await_ready(&self, prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &mpsc::Sender<Event>);
+}

@@ -1,0 +1,186 @@
+//! The actor's tasks: at most one of each kind, and how an action becomes one. Knows no state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use limafs_driver::{Driver, Vm};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use super::actor::Actor;
+use super::state::{Action, Call};
+use super::steps::Prepared;
+use crate::error::{Error, Result};
+
+/// How long a guest has to power down.
+const GRACE: Duration = Duration::from_secs(60);
+/// What a driver may take beyond `GRACE`.
+const SLACK: Duration = Duration::from_secs(20);
+const CALL: Duration = Duration::from_secs(10);
+/// A kill is quick, but a process on a busy disk is not.
+const KILL: Duration = Duration::from_secs(30);
+const LAUNCH: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    Boot,
+    Ready,
+    Call(Call),
+    Stop,
+    Kill,
+}
+
+/// What a task ended with.
+pub enum Done {
+    Prepared(Box<Prepared>),
+    Launched(Vm),
+    Called(Call, std::result::Result<(), String>),
+    Ended(std::result::Result<(), String>),
+    Ready,
+}
+
+#[derive(Default)]
+pub struct Tasks {
+    set: JoinSet<Result<Done>>,
+    running: Vec<(Slot, AbortHandle)>,
+}
+
+impl Tasks {
+    pub fn spawn(&mut self, slot: Slot, task: impl Future<Output = Result<Done>> + Send + 'static) {
+        self.abandon(|other| other == slot);
+        let handle = self.set.spawn(task);
+        self.running.push((slot, handle));
+    }
+
+    /// Ends a task whose end is still waited for.
+    pub fn abort(&mut self, slot: Slot) {
+        self.running.iter().filter(|(other, _)| *other == slot).for_each(|(_, handle)| handle.abort());
+    }
+
+    /// Ends tasks and forgets them: `next` does not return them.
+    pub fn abandon(&mut self, which: impl Fn(Slot) -> bool) {
+        self.running.retain(|(slot, handle)| {
+            let ends = which(*slot);
+            if ends {
+                handle.abort();
+            }
+            !ends
+        });
+    }
+
+    /// The next task that ended. Cancel-safe. `None` when none runs.
+    pub async fn next(&mut self) -> Option<(Slot, Result<Done>)> {
+        loop {
+            let (id, done) = match self.set.join_next_with_id().await? {
+                Ok((id, done)) => (id, done),
+                Err(error) => (error.id(), Err(Error::failed("a task of the hostagent", error))),
+            };
+            if let Some(index) = self.running.iter().position(|(_, handle)| handle.id() == id) {
+                let (slot, _) = self.running.remove(index);
+                return Some((slot, done));
+            }
+        }
+    }
+}
+
+impl Actor {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Accept | Action::Refuse(_) | Action::Leave => {}
+            Action::Prepare => self.prepare(),
+            Action::Launch => self.launch(),
+            Action::AbortBoot => self.tasks.abort(Slot::Boot),
+            Action::AwaitReady => self.await_ready(),
+            Action::AbandonReady => self.abandon_ready(),
+            Action::Call(call) => self.call(call),
+            Action::Stop => self.end(Slot::Stop),
+            Action::Kill => self.end(Slot::Kill),
+            Action::Forget => self.forget(),
+        }
+    }
+
+    fn prepare(&mut self) {
+        let (tell, news) = mpsc::channel(64);
+        self.news = Some(news);
+        let steps = Arc::clone(&self.steps);
+        self.tasks.spawn(Slot::Boot, async move { Ok(Done::Prepared(Box::new(steps.prepare(&tell).await?))) });
+    }
+
+    fn launch(&mut self) {
+        let Some(driver) = self.driver() else { return };
+        self.tasks.spawn(Slot::Boot, async move {
+            let late = || Error::Timeout { what: "starting the VM".into(), seconds: LAUNCH.as_secs() };
+            Ok(Done::Launched(timeout(LAUNCH, driver.start()).await.map_err(|_| late())??))
+        });
+    }
+
+    fn await_ready(&mut self) {
+        let Some(prepared) = self.prepared.clone() else { return };
+        let (tell, news) = mpsc::channel(64);
+        let (lines_to, lines) = mpsc::channel(64);
+        self.news = Some(news);
+        self.lines = Some(lines_to);
+        let steps = Arc::clone(&self.steps);
+        self.tasks.spawn(Slot::Ready, async move {
+            steps.await_ready(&prepared, lines, &tell).await;
+            Ok(Done::Ready)
+        });
+    }
+
+    fn abandon_ready(&mut self) {
+        self.tasks.abandon(|slot| slot == Slot::Ready);
+        self.news = None;
+        self.lines = None;
+    }
+
+    fn call(&mut self, call: Call) {
+        let Some(driver) = self.driver() else { return };
+        self.tasks.spawn(Slot::Call(call), async move {
+            let doing = async {
+                match call {
+                    Call::Pause => driver.pause().await,
+                    Call::Resume => driver.resume().await,
+                    Call::Reset => driver.reset().await,
+                }
+            };
+            let result = match timeout(CALL, doing).await {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("{call:?} took longer than {} s", CALL.as_secs()).to_lowercase()),
+            };
+            Ok(Done::Called(call, result))
+        });
+    }
+
+    /// Ends the VM, gracefully or at once. Without a driver there is no VM.
+    fn end(&mut self, slot: Slot) {
+        let driver = self.driver();
+        let limit = if slot == Slot::Stop { GRACE + SLACK } else { KILL };
+        self.tasks.spawn(slot, async move {
+            let Some(driver) = driver else { return Ok(Done::Ended(Ok(()))) };
+            let doing = async {
+                match slot {
+                    Slot::Stop => driver.stop(GRACE).await,
+                    _ => driver.kill().await,
+                }
+            };
+            let result = match timeout(limit, doing).await {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("ending the VM took longer than {} s", limit.as_secs())),
+            };
+            Ok(Done::Ended(result))
+        });
+    }
+
+    fn forget(&mut self) {
+        self.abandon_ready();
+        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill));
+        self.vm = None;
+        self.facts.driver_pid = None;
+        self.facts.accelerator = None;
+    }
+
+    fn driver(&self) -> Option<Arc<dyn Driver>> {
+        self.prepared.as_ref().map(|prepared| Arc::clone(&prepared.driver))
+    }
+}

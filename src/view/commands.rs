@@ -1,0 +1,298 @@
+//! What waits for the disk or for a hostagent: create, define, delete, rename, and the verbs.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::ino::{Key, Target};
+use super::node::Command;
+use super::snapshot::{Definition, Live, Snapshot};
+use super::{Attr, View};
+use crate::error::{Error, Result};
+use crate::names::{self, Name};
+use crate::status::{Goal, State, Verb};
+use crate::store::{self, Lock, Record};
+use crate::{agent, config};
+
+/// A hostagent that has said its last word needs a moment to let go of the instance.
+const LEAVING: Duration = Duration::from_secs(3);
+/// One that died is replaced by another one within this.
+const REPLACED: Duration = Duration::from_secs(8);
+
+impl View {
+    /// mkdir(2) of an instance.
+    pub(super) async fn create(&self, name: Name) -> Result<Attr> {
+        let (home, made) = (self.0.home.clone(), name.clone());
+        let created = blocking(move || store::create(&home, &made)).await;
+        if let Err(error) = created {
+            if !matches!(error, Error::Exists { .. }) {
+                self.refuse(None, &error);
+            }
+            return Err(error);
+        }
+        let attr = self.show(&name)?;
+        self.happened(&name, "created");
+        self.announce_list();
+        Ok(attr)
+    }
+
+    /// Makes `bytes` the instance's lima.yaml, or leaves the old one and says why.
+    pub(super) async fn define(&self, key: Key, bytes: Vec<u8>) -> Result<()> {
+        let snapshot = self.snapshot(key)?;
+        let text = bytes.clone();
+        let done = blocking(move || {
+            check_definition(&snapshot, &text)?;
+            store::define(&snapshot.dir, &text)
+        })
+        .await;
+        match done {
+            Ok(()) => {
+                self.changed(key, |snapshot| {
+                    snapshot.refusal = None;
+                    // A new document clears the failure of the old one; a running VM keeps its own.
+                    snapshot.reread();
+                });
+                self.happened(&self.name(key)?, "defined");
+                Ok(())
+            }
+            Err(error) => {
+                let error = prefixed(error);
+                self.refuse(Some(key), &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// rmdir(2) of an instance.
+    pub(super) async fn delete(&self, key: Key) -> Result<()> {
+        let snapshot = self.snapshot(key)?;
+        let done = self.try_delete(key, snapshot).await;
+        if let Err(error) = &done {
+            self.refuse(Some(key), error);
+        }
+        done
+    }
+
+    async fn try_delete(&self, key: Key, snapshot: Snapshot) -> Result<()> {
+        let name = snapshot.name.clone();
+        if snapshot.protected {
+            return Err(Error::forbidden(name.to_string(), "is protected; write 0 to its file protected first"));
+        }
+        if snapshot.state().is_live() {
+            let state = snapshot.state();
+            return Err(Error::busy(name.to_string(), format!("is {state}; write stop or kill to its state first")));
+        }
+        let lock = take_lock(&snapshot).await?;
+        let (home, dir) = (self.0.home.clone(), snapshot.dir);
+        blocking(move || store::delete(&home, &dir)).await?;
+        drop(lock);
+        self.0.tree.lock().remove(key);
+        self.wake(key);
+        self.happened(&name, "deleted");
+        self.announce_list();
+        let home = self.0.home.clone();
+        // The instance is gone already; what is left of its bytes is tried again at the next mount.
+        tokio::task::spawn_blocking(move || store::sweep(&home));
+        Ok(())
+    }
+
+    /// rename(2) of an instance.
+    pub(super) async fn move_to(&self, key: Key, to: Name) -> Result<()> {
+        let snapshot = self.snapshot(key)?;
+        let done = self.try_move(key, snapshot, &to).await;
+        if let Err(error) = &done {
+            self.refuse(Some(key), error);
+        }
+        done
+    }
+
+    async fn try_move(&self, key: Key, snapshot: Snapshot, to: &Name) -> Result<()> {
+        let from = snapshot.name.clone();
+        if snapshot.state().is_live() {
+            let state = snapshot.state();
+            return Err(Error::busy(from.to_string(), format!("is {state}; only a stopped instance can be renamed")));
+        }
+        let target = self.0.home.instance(to)?;
+        let lock = take_lock(&snapshot).await?;
+        let home = self.0.home.clone();
+        blocking(move || store::rename(&home, &snapshot.dir, &target)).await?;
+        drop(lock);
+        self.0.tree.lock().rename(key, to);
+        self.happened(&from, &format!("renamed to {to}"));
+        self.announce_list();
+        Ok(())
+    }
+
+    /// A write to a control node.
+    pub(super) async fn carry_out(&self, key: Key, command: Command) -> Result<()> {
+        let done = match command {
+            Command::Verb(verb) => self.verb(key, verb).await,
+            Command::Protect(protected) => {
+                let dir = self.snapshot(key)?.dir;
+                blocking(move || store::protect(&dir, protected)).await
+            }
+        };
+        match &done {
+            Ok(()) => self.changed(key, |snapshot| {
+                snapshot.refusal = None;
+                snapshot.reread();
+            }),
+            Err(error) => self.refuse(Some(key), error),
+        }
+        done
+    }
+
+    /// Gives a verb to the instance's hostagent. One that dies meanwhile is waited for to be replaced: verbs are
+    /// idempotent, so that one which was carried out already does no harm.
+    async fn verb(&self, key: Key, verb: Verb) -> Result<()> {
+        let deadline = Instant::now() + REPLACED;
+        loop {
+            let snapshot = self.snapshot(key)?;
+            let done = match (&snapshot.live, verb) {
+                (Live::Agent(_), _) => agent::command(&snapshot.dir, verb).await,
+                (Live::Spawning { .. }, Verb::Start) => Ok(()),
+                (Live::Spawning { .. } | Live::Lost, _) => Err(Error::HostDown { what: "the hostagent".into() }),
+                (Live::Foreign { .. }, Verb::Stop) => agent::interrupt(&snapshot.dir),
+                (Live::Foreign { .. }, Verb::Start) => Ok(()),
+                (Live::Foreign { .. }, _) => Err(Error::unsupported(
+                    "state",
+                    format!("{verb}: limactl runs this instance, and can only stop it"),
+                )),
+                (Live::None, _) => self.verb_at_rest(key, &snapshot, verb).await,
+            };
+            match done {
+                Err(Error::HostDown { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// A verb for an instance without a hostagent.
+    async fn verb_at_rest(&self, key: Key, snapshot: &Snapshot, verb: Verb) -> Result<()> {
+        match verb {
+            Verb::Start => self.start_agent(key, snapshot).await,
+            Verb::Stop | Verb::Kill => self.settle(snapshot).await,
+            Verb::Restart | Verb::Pause | Verb::Resume | Verb::Reset => Err(Error::busy(
+                "state",
+                format!("{verb}: {} is {}; write start first", snapshot.name, snapshot.state()),
+            )),
+        }
+    }
+
+    async fn start_agent(&self, key: Key, snapshot: &Snapshot) -> Result<()> {
+        match &snapshot.definition {
+            Definition::Draft => return Err(Error::busy("state", format!("{} has no lima.yaml yet", snapshot.name))),
+            Definition::Invalid { faults, .. } => return Err(Error::invalid("state", faults.clone())),
+            Definition::Valid { .. } => {}
+        }
+        // Whoever holds it is about to leave, or is a hostagent that nobody has heard of yet.
+        drop(take_lock(snapshot).await?);
+        self.changed(key, |snapshot| snapshot.live = Live::Spawning { since: Timestamp::now() });
+        let spawned = agent::spawn(&self.0.home, &snapshot.name, false).await;
+        if spawned.is_err() {
+            self.changed(key, |snapshot| snapshot.live = Live::None);
+        }
+        spawned?;
+        self.follow(key, false);
+        Ok(())
+    }
+
+    /// stop and kill where nothing runs: the goal is reached already, and a failure is no longer of interest.
+    async fn settle(&self, snapshot: &Snapshot) -> Result<()> {
+        if snapshot.state() != State::Broken {
+            return Ok(());
+        }
+        let Some(record) = snapshot.record.clone() else { return Ok(()) };
+        let lock = take_lock(snapshot).await?;
+        let dir = snapshot.dir.clone();
+        let settled = Record {
+            state: State::Stopped,
+            goal: Goal::Stopped,
+            since: Timestamp::now(),
+            driver_pid: None,
+            errors: Vec::new(),
+            ..record
+        };
+        blocking(move || store::set_record(&dir, &settled)).await?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Notes a refusal in `error`, or in `.error` where there is no instance.
+    pub(super) fn refuse(&self, key: Option<Key>, error: &Error) {
+        let sentence = error.to_string();
+        tracing::info!("refused: {sentence}");
+        match key {
+            Some(key) => self.changed(key, |snapshot| snapshot.refusal = Some((Timestamp::now(), sentence))),
+            None => {
+                let changes = self.0.tree.lock().set_error(&sentence);
+                self.0.announcer.announce(changes);
+            }
+        }
+    }
+
+    /// A copy of what is known of an instance.
+    pub(super) fn snapshot(&self, key: Key) -> Result<Snapshot> {
+        self.0.tree.lock().snapshot(key, &self.0.host).cloned()
+    }
+
+    pub(super) fn name(&self, key: Key) -> Result<Name> {
+        Ok(self.0.tree.lock().instance(key)?.name.clone())
+    }
+
+    /// Changes what is known of an instance and tells whoever watches.
+    pub(super) fn changed(&self, key: Key, change: impl FnOnce(&mut Snapshot)) {
+        let changes = self.0.tree.lock().update(key, &self.0.host, change);
+        // An instance that is gone by now has nobody to tell.
+        if let Ok(changes) = changes {
+            self.0.announcer.announce(changes);
+        }
+        self.wake(key);
+    }
+
+    fn announce_list(&self) {
+        let id = super::node::ROOT_LIST;
+        let ino = self.0.tree.lock().number(&Target::RootNode(id));
+        self.0.announcer.announce([super::announce::Change::Content { ino, path: id.root_node().name.into() }]);
+    }
+}
+
+/// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.
+fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
+    let new = snapshot.load(text)?.filled;
+    match snapshot.loaded() {
+        Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
+        _ => Ok(()),
+    }
+}
+
+fn prefixed(error: Error) -> Error {
+    match error {
+        Error::Document(faults) => {
+            Error::Document(faults.into_iter().map(|fault| format!("lima.yaml: {fault}")).collect())
+        }
+        other => other,
+    }
+}
+
+async fn take_lock(snapshot: &Snapshot) -> Result<Lock> {
+    let deadline = Instant::now() + LEAVING;
+    loop {
+        if let Some(lock) = Lock::try_take(&snapshot.dir)? {
+            return Ok(lock);
+        }
+        if Instant::now() > deadline {
+            return Err(Error::busy(snapshot.name.to_string(), "a hostagent holds it"));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::failed("disk", error)),
+    }
+}

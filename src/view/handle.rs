@@ -1,0 +1,169 @@
+//! Open files and directories: what each handle holds. Numbers are never used twice.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::ino::{Ino, Key};
+use super::node::NodeId;
+use super::tree::Rendered;
+use super::wait::Condition;
+use crate::error::Result;
+
+/// An open file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fh(pub u64);
+
+/// How an opened file is to be treated by the front end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub fh: Fh,
+    /// Reads and writes come to us, past the page cache.
+    pub direct: bool,
+    /// Nothing happens when it is closed, so that the close need not be told.
+    pub quiet: bool,
+}
+
+/// What poll(2) is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// Changed since it was last read from its start (as sysfs does: POLLPRI and POLLERR).
+    pub changed: bool,
+    pub readable: bool,
+}
+
+pub type Wake = Box<dyn Fn() + Send>;
+
+pub struct Handle {
+    pub ino: Ino,
+    pub body: Open,
+    /// Wakes who polls; kept as long as the handle, or edge-triggered epoll loses its second event.
+    pub wake: Option<Wake>,
+}
+
+pub enum Open {
+    /// A text as it was at open, or at the last read from offset 0.
+    Text {
+        source: Source,
+        text: Rendered,
+    },
+    /// A document being written. Its bytes count when it is closed.
+    Draft {
+        key: Key,
+        bytes: Vec<u8>,
+        dirty: bool,
+        append: bool,
+    },
+    Scratch {
+        key: Key,
+        serial: u64,
+        append: bool,
+    },
+    Log(GrowingFile),
+    /// `told` is what the wait came to; `done` once somebody waits or has waited.
+    Wait {
+        key: Key,
+        condition: Condition,
+        done: bool,
+        told: Vec<u8>,
+    },
+    /// The publisher's; does nothing.
+    Touch,
+    Directory(Arc<[DirEntry]>),
+}
+
+/// Where a text comes from, to be rendered again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    Node(Key, NodeId),
+    Root(NodeId),
+    Template(String),
+}
+
+#[derive(Debug, Clone)]
+pub struct DirEntry {
+    pub name: String,
+    pub ino: Ino,
+    pub kind: super::Kind,
+}
+
+#[derive(Default)]
+pub struct Handles {
+    open: HashMap<Fh, Handle>,
+    last: u64,
+}
+
+impl Handles {
+    pub fn insert(&mut self, ino: Ino, body: Open) -> Fh {
+        self.last += 1;
+        let fh = Fh(self.last);
+        self.open.insert(fh, Handle { ino, body, wake: None });
+        fh
+    }
+
+    pub fn get(&mut self, fh: Fh) -> Option<&mut Handle> {
+        self.open.get_mut(&fh)
+    }
+
+    pub fn remove(&mut self, fh: Fh) -> Option<Handle> {
+        self.open.remove(&fh)
+    }
+
+    /// Wakes who polls handles of an inode.
+    pub fn notify(&self, ino: Ino) {
+        for handle in self.open.values().filter(|handle| handle.ino == ino) {
+            if let Some(wake) = &handle.wake {
+                wake();
+            }
+        }
+    }
+}
+
+/// A log on disk. Follows its path: when the file is replaced, the next read is of the new one.
+pub struct GrowingFile {
+    path: PathBuf,
+    file: Option<File>,
+    /// Bytes that were read, for poll(2).
+    pub seen: u64,
+}
+
+impl GrowingFile {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, file: None, seen: 0 }
+    }
+
+    /// At most `size` bytes from `offset`; nothing while there is no such file.
+    pub fn read(&mut self, offset: u64, size: usize) -> Result<Vec<u8>> {
+        self.follow();
+        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let mut bytes = vec![0; size];
+        let mut filled = 0;
+        while filled < size {
+            match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(crate::error::Error::Io { path: self.path.clone(), source }),
+            }
+        }
+        bytes.truncate(filled);
+        self.seen = self.seen.max(offset + filled as u64);
+        Ok(bytes)
+    }
+
+    pub fn size(&mut self) -> u64 {
+        self.follow();
+        self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len())
+    }
+
+    fn follow(&mut self) {
+        let Ok(there) = std::fs::symlink_metadata(&self.path) else { return };
+        let held = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let same = held.is_some_and(|held| (held.dev(), held.ino()) == (there.dev(), there.ino()));
+        if !same && there.is_file() {
+            self.file = File::open(&self.path).ok();
+        }
+    }
+}

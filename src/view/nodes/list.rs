@@ -1,0 +1,48 @@
+//! `list`: the table that `limactl list` prints.
+
+use crate::config;
+use crate::view::snapshot::Snapshot;
+
+const HEAD: [&str; 9] = ["NAME", "STATUS", "SSH", "VMTYPE", "ARCH", "CPUS", "MEMORY", "DISK", "DIR"];
+
+/// One row an instance, columns padded to their widest cell.
+pub fn list<'a>(snapshots: impl Iterator<Item = &'a Snapshot>) -> String {
+    let mut rows: Vec<[String; 9]> = vec![HEAD.map(str::to_owned)];
+    rows.extend(snapshots.map(row));
+    let mut widths = [0; 9];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            text.push_str(cell);
+            if column + 1 < row.len() {
+                text.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 4));
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn row(snapshot: &Snapshot) -> [String; 9] {
+    let config = snapshot.loaded().map(|loaded| loaded.filled.clone()).unwrap_or_default();
+    let size = |text: Option<String>| {
+        text.as_deref().and_then(config::size).map_or_else(|| "-".to_owned(), config::format_size)
+    };
+    let port = if snapshot.state().is_live() { snapshot.ssh_local_port() } else { 0 };
+    [
+        snapshot.name.to_string(),
+        snapshot.state().to_string(),
+        format!("127.0.0.1:{port}"),
+        config.vm_type.unwrap_or_else(|| "-".into()),
+        config.arch.unwrap_or_else(|| "-".into()),
+        config.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),
+        size(config.memory),
+        size(config.disk),
+        snapshot.dir.display().to_string(),
+    ]
+}

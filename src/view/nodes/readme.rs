@@ -1,0 +1,35 @@
+//! `README.md` of the tree, made from the node tables, so that it cannot be wrong.
+
+use crate::status::{State, Verb};
+use crate::view::node::{Body, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+
+pub fn readme() -> String {
+    let mut text = String::from(
+        "# Virtual machines as files\n\n\
+         A directory is an instance. No command is needed but the shell's own:\n\n    \
+         mkdir foo && cp .templates/local.yaml foo/lima.yaml\n    \
+         echo start > foo/state && cat foo/wait/Running\n    \
+         ssh -F foo/ssh.config lima-foo\n    \
+         echo stop > foo/state; rmdir foo\n\n\
+         A refused write says why in `error` beside it, or in `.error` here.\n\n## Here\n\n",
+    );
+    for node in ROOT {
+        text.push_str(&format!("- `{}`: {}\n", node.name, node.doc));
+    }
+    text.push_str(&format!("- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy\n\n## In an instance\n\n"));
+    for node in INSTANCE {
+        let takes = if matches!(node.body, Body::Show(_) | Body::Log(_)) { "" } else { " (takes writes)" };
+        text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
+    }
+    text.push_str(&format!(
+        "- `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, or `port:8080`\n\n\
+         States: {}\n\nVerbs: {}\n",
+        words(State::ALL.iter().map(|state| state.word())),
+        words(Verb::ALL.iter().map(|verb| verb.word())),
+    ));
+    text
+}
+
+fn words<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.collect::<Vec<_>>().join(" ")
+}

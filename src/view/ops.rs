@@ -1,0 +1,525 @@
+//! lookup, stat, listing, and the changes of directories.
+
+use std::time::SystemTime;
+
+use super::handle::{DirEntry, Fh, Open};
+use super::ino::{Ino, Key, Target};
+use super::io::{DOCUMENT_LIMIT, stale};
+use super::node::{Body, DEFINITION, INSTANCE, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::scratch::{ScratchBody, ScratchFile};
+use super::tree::Tree;
+use super::wait::Condition;
+use super::{Attr, Caller, Kind, Opened, Outcome, View};
+use crate::error::{Error, Result};
+use crate::names::{self, Name};
+
+/// What setattr(2) is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    pub size: Option<u64>,
+    pub perm: Option<u16>,
+    pub times: bool,
+}
+
+impl View {
+    pub(super) fn target(&self, ino: Ino) -> Result<Target> {
+        self.0.tree.lock().inodes.target(ino).cloned().ok_or_else(stale)
+    }
+
+    pub fn lookup(&self, caller: Caller, parent: Ino, name: &str) -> Result<Attr> {
+        let parent = self.target(parent)?;
+        let mut tree = self.0.tree.lock();
+        let target = child(&mut tree, &parent, name)?;
+        if let Target::Node(key, id) = target
+            && tree.instance(key)?.unlinked.is_by(caller.pid, id)
+        {
+            return Err(missing(name));
+        }
+        self.attr_of(&mut tree, &target)
+    }
+
+    pub fn getattr(&self, ino: Ino, fh: Option<Fh>) -> Result<Attr> {
+        let target = self.target(ino)?;
+        let mut attr = self.attr_of(&mut self.0.tree.lock(), &target)?;
+        if let Some(size) = fh.and_then(|fh| self.0.handles.lock().get(fh).and_then(|handle| draft_of(&handle.body))) {
+            attr.size = size as u64;
+        }
+        Ok(attr)
+    }
+
+    fn attr_of(&self, tree: &mut Tree, target: &Target) -> Result<Attr> {
+        let ino = tree.number(target);
+        let directory = if self.0.shared { 0o755 } else { 0o700 };
+        let read = if self.0.shared { 0o444 } else { 0o400 };
+        Ok(match target {
+            Target::Root => Attr::directory(ino, tree.names().count() + 1, tree.changed, directory),
+            Target::Templates => Attr::directory(ino, 0, tree.started, directory).uncached(),
+            Target::Template(name) => {
+                let found = tree.templates().into_iter().find(|(known, _)| known == name);
+                let (_, text) = found.ok_or_else(|| missing(name))?;
+                Attr::file(ino, text.len() as u64, tree.started, read).uncached()
+            }
+            Target::RootNode(id) => self.root_attr(tree, ino, *id),
+            Target::Instance(key) => Attr::directory(ino, 1, tree.instance(*key)?.changed, directory),
+            Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
+            Target::Wait(key, _) => Attr::file(ino, 0, tree.instance(*key)?.changed, 0o400).uncached(),
+            Target::Scratch(key, serial) => {
+                let file = tree.instance(*key)?.scratch.by_serial(*serial).ok_or_else(stale)?;
+                scratch_attr(ino, file)
+            }
+            Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
+        })
+    }
+
+    fn root_attr(&self, tree: &mut Tree, ino: Ino, id: NodeId) -> Attr {
+        let node = id.root_node();
+        let perm = if self.0.shared && node.public { 0o444 } else { 0o400 };
+        match node.body {
+            RootBody::Events => log_attr(ino, &self.0.home.ours(names::ROOT_EVENTS), tree.started, perm),
+            RootBody::List => {
+                let text = tree.root_rendered(id, &self.0.host);
+                Attr::file(ino, text.bytes.len() as u64, text.mtime, perm).uncached()
+            }
+            RootBody::Readme | RootBody::Error => {
+                let text = tree.root_rendered(id, &self.0.host);
+                Attr::file(ino, text.bytes.len() as u64, text.mtime, perm)
+            }
+        }
+    }
+
+    fn node_attr(&self, tree: &mut Tree, ino: Ino, key: Key, id: NodeId) -> Result<Attr> {
+        let node = id.node();
+        let perm = node.perm(self.0.shared);
+        if let Body::Log(file) = node.body {
+            let instance = tree.instance(key)?;
+            let path = self.0.home.path().join(instance.name.as_str()).join(file);
+            return Ok(log_attr(ino, &path, instance.changed, perm));
+        }
+        let text = tree.rendered(key, id, &self.0.host)?;
+        Ok(Attr::file(ino, text.bytes.len() as u64, text.mtime, perm))
+    }
+
+    pub fn setattr(&self, caller: Caller, ino: Ino, fh: Option<Fh>, set: SetAttr) -> Result<Attr> {
+        let target = self.target(ino)?;
+        let attr = self.getattr(ino, fh)?;
+        if let Some(size) = set.size
+            && !self.is_publisher(caller)
+        {
+            self.resize(&target, fh, size, attr.size)?;
+        }
+        if let (Target::Scratch(key, serial), Some(perm)) = (&target, set.perm) {
+            let mut tree = self.0.tree.lock();
+            if let Some(file) = tree.instance_mut(*key)?.scratch.by_serial_mut(*serial) {
+                file.perm = perm & 0o777;
+            }
+        } else if set.perm.is_some_and(|perm| perm != attr.perm && !is_document_mode(&target, perm)) {
+            return Err(Error::forbidden("mode", "the modes of this tree are fixed"));
+        }
+        // `cp -p`, `rsync -a` and `touch` set what the node shows already, or a time that the next change will set.
+        self.getattr(ino, fh)
+    }
+
+    fn resize(&self, target: &Target, fh: Option<Fh>, size: u64, present: u64) -> Result<()> {
+        match target {
+            Target::Scratch(key, serial) => {
+                let mut tree = self.0.tree.lock();
+                tree.instance_mut(*key)?.scratch.by_serial_mut(*serial).ok_or_else(stale)?.truncate(size)
+            }
+            Target::Node(_, id) => match id.node().body {
+                Body::Definition => self.resize_draft(fh, size, present),
+                // A shell's `>` on a control node: there is nothing to cut.
+                Body::Control { .. } => Ok(()),
+                Body::Show(_) | Body::Log(_) if size == present => Ok(()),
+                Body::Show(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
+            },
+            _ if size == present => Ok(()),
+            _ => Err(Error::Denied { what: "truncation".into() }),
+        }
+    }
+
+    fn resize_draft(&self, fh: Option<Fh>, size: u64, present: u64) -> Result<()> {
+        let mut handles = self.0.handles.lock();
+        match fh.and_then(|fh| handles.get(fh)).map(|handle| &mut handle.body) {
+            Some(Open::Draft { bytes, dirty, .. }) => {
+                if size > DOCUMENT_LIMIT as u64 {
+                    return Err(Error::TooBig { what: "lima.yaml".into(), limit: DOCUMENT_LIMIT });
+                }
+                if size != bytes.len() as u64 {
+                    bytes.resize(size as usize, 0);
+                    *dirty = true;
+                }
+                Ok(())
+            }
+            _ if size == present => Ok(()),
+            _ => Err(Error::invalid("lima.yaml", "a cut document is not valid; write a whole one")),
+        }
+    }
+
+    pub fn opendir(&self, ino: Ino) -> Result<Opened> {
+        let target = self.target(ino)?;
+        let entries = self.entries(&target)?;
+        let fh = self.0.handles.lock().insert(ino, Open::Directory(entries.into()));
+        Ok(Opened { fh, direct: false, quiet: true })
+    }
+
+    /// The entries of an open directory, as they were when it was opened.
+    pub fn listing(&self, fh: Fh) -> Result<std::sync::Arc<[DirEntry]>> {
+        match self.0.handles.lock().get(fh).map(|handle| &handle.body) {
+            Some(Open::Directory(entries)) => Ok(entries.clone()),
+            _ => Err(stale()),
+        }
+    }
+
+    /// Attributes for a listing's entry; `None` when it is gone by now.
+    pub fn entry_attr(&self, entry: &DirEntry) -> Option<Attr> {
+        self.getattr(entry.ino, None).ok()
+    }
+
+    fn entries(&self, target: &Target) -> Result<Vec<DirEntry>> {
+        let mut tree = self.0.tree.lock();
+        let mut found: Vec<(String, Target, Kind)> = Vec::new();
+        match target {
+            Target::Root => {
+                for id in NodeId::all_root() {
+                    found.push((id.root_node().name.into(), Target::RootNode(id), Kind::File));
+                }
+                found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
+                found
+                    .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
+            }
+            Target::Templates => {
+                found.extend(
+                    tree.templates().into_iter().map(|(name, _)| (name.clone(), Target::Template(name), Kind::File)),
+                );
+            }
+            Target::Instance(key) => {
+                for id in NodeId::all() {
+                    found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
+                }
+                found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
+                for (name, file) in tree.instance(*key)?.scratch.names() {
+                    let kind = if matches!(file.body, ScratchBody::File(_)) { Kind::File } else { Kind::Symlink };
+                    found.push((name.into(), Target::Scratch(*key, file.serial), kind));
+                }
+            }
+            Target::WaitDir(_) => {}
+            _ => return Err(not_a_directory()),
+        }
+        let own = tree.number(target);
+        let mut entries = vec![
+            DirEntry { name: ".".into(), ino: own, kind: Kind::Directory },
+            DirEntry { name: "..".into(), ino: Ino::ROOT, kind: Kind::Directory },
+        ];
+        for (name, target, kind) in found {
+            entries.push(DirEntry { ino: tree.number(&target), name, kind });
+        }
+        Ok(entries)
+    }
+
+    pub fn mkdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<Attr> {
+        match self.target(parent) {
+            Ok(Target::Root) => {}
+            Ok(_) => return self.refused(parent, Error::forbidden(name, "no directories can be made here")),
+            Err(error) => return Err(error).into(),
+        }
+        if name.starts_with('.') {
+            return self.refused(parent, Error::forbidden(name, "names with a dot in front are limafs's own"));
+        }
+        let name = match Name::parse(name) {
+            Ok(name) => name,
+            Err(error) => return self.refused(parent, error),
+        };
+        if self.is_publisher(caller) {
+            return self.show(&name).into();
+        }
+        let view = self.clone();
+        Outcome::later(async move { view.create(name).await })
+    }
+
+    /// Puts an instance that is on disk into the tree.
+    pub(super) fn show(&self, name: &Name) -> Result<Attr> {
+        let mut tree = self.0.tree.lock();
+        tree.add(name)?;
+        let key = tree.key(name.as_str()).ok_or_else(|| missing(name.as_str()))?;
+        self.watch(key, name);
+        self.attr_of(&mut tree, &Target::Instance(key))
+    }
+
+    pub fn rmdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<()> {
+        let found = self.child_of(parent, name);
+        match found {
+            Ok(Target::Instance(key)) if self.is_publisher(caller) => self.hide(key).into(),
+            Ok(Target::Instance(key)) => {
+                let view = self.clone();
+                Outcome::later(async move { view.delete(key).await })
+            }
+            // Part of `rm -r` of the instance.
+            Ok(Target::WaitDir(_)) => Ok(()).into(),
+            Ok(Target::Templates) => self.refused(parent, Error::forbidden(name, "is limafs's own")),
+            Ok(_) => Err(not_a_directory()).into(),
+            Err(error) => Err(error).into(),
+        }
+    }
+
+    /// Takes an instance whose directory is gone out of the tree.
+    fn hide(&self, key: Key) -> Result<()> {
+        let mut tree = self.0.tree.lock();
+        let dir = tree.home.path().join(tree.instance(key)?.name.as_str());
+        if dir.exists() {
+            return Err(Error::busy(dir.display().to_string(), "is still there"));
+        }
+        tree.remove(key);
+        drop(tree);
+        self.wake(key);
+        Ok(())
+    }
+
+    pub fn unlink(&self, caller: Caller, parent: Ino, name: &str) -> Result<()> {
+        match self.child_of(parent, name)? {
+            Target::Scratch(key, _) => {
+                let mut tree = self.0.tree.lock();
+                let instance = tree.instance_mut(key)?;
+                instance.changed = SystemTime::now();
+                instance.scratch.remove(name)
+            }
+            // `rm -r` unlinks before it removes the directory, whose rmdir decides: nothing is lost here.
+            Target::Node(key, id) => {
+                self.0.tree.lock().instance_mut(key)?.unlinked.add(caller.pid, id);
+                Ok(())
+            }
+            Target::Instance(_) | Target::WaitDir(_) | Target::Templates => {
+                Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
+            }
+            _ => {
+                let error = Error::forbidden(name, "cannot be removed");
+                self.refuse(None, &error);
+                Err(error)
+            }
+        }
+    }
+
+    pub fn rename(&self, caller: Caller, from: (Ino, &str), to: (Ino, &str), keep: bool) -> Outcome<()> {
+        let source = match self.child_of(from.0, from.1) {
+            Ok(target) => target,
+            Err(error) => return Err(error).into(),
+        };
+        let existing = self.child_of(to.0, to.1).ok();
+        if keep && existing.is_some() {
+            return Err(Error::Exists { what: to.1.into() }).into();
+        }
+        match (source, self.target(to.0)) {
+            (Target::Instance(key), Ok(Target::Root)) => self.rename_instance(caller, key, to.1, existing.is_some()),
+            (Target::Scratch(key, serial), Ok(Target::Instance(dir))) if key == dir => {
+                self.rename_scratch(key, serial, from.1, to.1)
+            }
+            (Target::Node(key, id), Ok(Target::Instance(dir))) if key == dir => {
+                self.copy_out(key, id, to.1).inspect(|()| self.forget_entry(to.0, to.1)).into()
+            }
+            _ => self.refused(from.0, Error::forbidden(from.1, "cannot be moved there")),
+        }
+    }
+
+    fn rename_instance(&self, caller: Caller, key: Key, to: &str, exists: bool) -> Outcome<()> {
+        let name = match Name::parse(to) {
+            Ok(_) if exists => return Err(not_empty(to)).into(),
+            Ok(name) => name,
+            Err(error) => return self.refused(Ino::ROOT, error),
+        };
+        if self.is_publisher(caller) {
+            self.0.tree.lock().rename(key, &name);
+            return Ok(()).into();
+        }
+        let view = self.clone();
+        Outcome::later(async move { view.move_to(key, name).await })
+    }
+
+    /// An editor's save by rename: onto lima.yaml it is a definition, else scratch stays scratch.
+    fn rename_scratch(&self, key: Key, serial: u64, from: &str, to: &str) -> Outcome<()> {
+        let mut tree = self.0.tree.lock();
+        let instance = match tree.instance_mut(key) {
+            Ok(instance) => instance,
+            Err(error) => return Err(error).into(),
+        };
+        match NodeId::by_name(to) {
+            None if to == WAIT_DIR => return Err(Error::forbidden(to, "is limafs's own")).into(),
+            None => {
+                instance.changed = SystemTime::now();
+                return instance.scratch.rename(from, to).into();
+            }
+            Some(DEFINITION) => {}
+            Some(_) => return Err(Error::forbidden(to, "cannot be replaced")).into(),
+        }
+        let Some(bytes) = instance.scratch.by_serial(serial).map(|file| file.bytes().to_vec()) else {
+            return Err(stale()).into();
+        };
+        let (view, from) = (self.clone(), from.to_owned());
+        Outcome::later(async move {
+            view.define(key, bytes).await?;
+            view.0.tree.lock().instance_mut(key)?.scratch.remove(&from)
+        })
+    }
+
+    /// `sed -i.bak`, `mv lima.yaml x`: the definition stays, the new name gets its bytes.
+    fn copy_out(&self, key: Key, id: NodeId, to: &str) -> Result<()> {
+        if id != DEFINITION || NodeId::by_name(to).is_some() || to == WAIT_DIR {
+            return Err(Error::forbidden(id.node().name, "cannot be moved"));
+        }
+        let mut tree = self.0.tree.lock();
+        let bytes = tree.rendered(key, id, &self.0.host)?.bytes.to_vec();
+        let instance = tree.instance_mut(key)?;
+        if instance.scratch.by_name(to).is_some() {
+            instance.scratch.remove(to)?;
+        }
+        instance.scratch.create(to, ScratchBody::File(bytes), 0o600)?;
+        instance.changed = SystemTime::now();
+        Ok(())
+    }
+
+    /// The kernel moves the entry of a renamed file; here the file stays where it was.
+    fn forget_entry(&self, parent: Ino, name: &str) {
+        self.0.announcer.announce([super::announce::Change::Entry { parent, name: name.into() }]);
+    }
+
+    /// Creates a scratch file and opens it; or opens a node whose creator has unlinked it before.
+    pub fn create_file(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &str,
+        perm: u16,
+        flags: i32,
+    ) -> Result<(Attr, Opened)> {
+        if let Ok(target @ Target::Node(key, id)) = self.child_of(parent, name) {
+            let unlinked = self.0.tree.lock().instance_mut(key)?.unlinked.take(caller.pid, id);
+            if flags & libc::O_EXCL != 0 && !unlinked {
+                return Err(Error::Exists { what: name.into() });
+            }
+            let attr = self.attr_of(&mut self.0.tree.lock(), &target)?;
+            let empty = if unlinked { libc::O_TRUNC } else { 0 };
+            let opened = self.open(caller, attr.ino, flags | empty)?;
+            return Ok((attr, opened));
+        }
+        let (key, serial) = self.make_scratch(parent, name, ScratchBody::File(Vec::new()), perm)?;
+        let target = Target::Scratch(key, serial);
+        let attr = self.attr_of(&mut self.0.tree.lock(), &target)?;
+        let append = flags & libc::O_APPEND != 0;
+        let fh = self.0.handles.lock().insert(attr.ino, Open::Scratch { key, serial, append });
+        Ok((attr, Opened { fh, direct: true, quiet: true }))
+    }
+
+    pub fn symlink(&self, parent: Ino, name: &str, to: &[u8]) -> Result<Attr> {
+        let (key, serial) = self.make_scratch(parent, name, ScratchBody::Symlink(to.to_vec()), 0o777)?;
+        self.attr_of(&mut self.0.tree.lock(), &Target::Scratch(key, serial))
+    }
+
+    fn make_scratch(&self, parent: Ino, name: &str, body: ScratchBody, perm: u16) -> Result<(Key, u64)> {
+        let Target::Instance(key) = self.target(parent)? else {
+            let error = Error::forbidden(name, "only instances can be made here, with mkdir");
+            self.refuse(None, &error);
+            return Err(error);
+        };
+        let mut tree = self.0.tree.lock();
+        if INSTANCE.iter().any(|node| node.name == name) || name == WAIT_DIR {
+            return Err(Error::Exists { what: name.into() });
+        }
+        let instance = tree.instance_mut(key)?;
+        let serial = instance.scratch.create(name, body, perm & 0o777)?.serial;
+        instance.changed = SystemTime::now();
+        Ok((key, serial))
+    }
+
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        if let Target::Scratch(key, serial) = self.target(ino)?
+            && let Some(ScratchFile { body: ScratchBody::Symlink(to), .. }) =
+                self.0.tree.lock().instance(key)?.scratch.by_serial(serial)
+        {
+            return Ok(to.clone());
+        }
+        Err(Error::invalid("readlink", "is no symbolic link"))
+    }
+
+    /// Of the file system that holds the home.
+    pub fn statfs(&self) -> Result<rustix::fs::StatVfs> {
+        rustix::fs::statvfs(self.0.home.path()).map_err(|errno| Error::io(self.0.home.path())(errno.into()))
+    }
+
+    fn child_of(&self, parent: Ino, name: &str) -> Result<Target> {
+        let parent = self.target(parent)?;
+        child(&mut self.0.tree.lock(), &parent, name)
+    }
+
+    /// Notes a refusal where people look for it, and answers with it.
+    fn refused<T>(&self, parent: Ino, error: Error) -> Outcome<T> {
+        let key = self.target(parent).ok().and_then(|target| target.key());
+        self.refuse(key, &error);
+        Err(error).into()
+    }
+}
+
+fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
+    match parent {
+        Target::Root => {
+            if name == TEMPLATES_DIR {
+                return Ok(Target::Templates);
+            }
+            if let Some(id) = NodeId::root_by_name(name) {
+                return Ok(Target::RootNode(id));
+            }
+            tree.key(name).map(Target::Instance).ok_or_else(|| missing(name))
+        }
+        Target::Templates => {
+            let known = tree.templates().iter().any(|(template, _)| template == name);
+            known.then(|| Target::Template(name.into())).ok_or_else(|| missing(name))
+        }
+        Target::Instance(key) => {
+            if name == WAIT_DIR {
+                return Ok(Target::WaitDir(*key));
+            }
+            if let Some(id) = NodeId::by_name(name) {
+                return Ok(Target::Node(*key, id));
+            }
+            let file = tree.instance(*key)?.scratch.by_name(name);
+            file.map(|file| Target::Scratch(*key, file.serial)).ok_or_else(|| missing(name))
+        }
+        Target::WaitDir(key) => {
+            Condition::parse(name).map(|what| Target::Wait(*key, what)).ok_or_else(|| missing(name))
+        }
+        _ => Err(not_a_directory()),
+    }
+}
+
+/// `cp -p` and `install` bring the mode of the file that they copy onto lima.yaml, which keeps its own.
+fn is_document_mode(target: &Target, perm: u16) -> bool {
+    matches!(target, Target::Node(_, DEFINITION)) && perm & 0o7000 == 0
+}
+
+fn draft_of(body: &Open) -> Option<usize> {
+    match body {
+        Open::Draft { bytes, .. } => Some(bytes.len()),
+        _ => None,
+    }
+}
+
+fn scratch_attr(ino: Ino, file: &ScratchFile) -> Attr {
+    let kind = if matches!(file.body, ScratchBody::File(_)) { Kind::File } else { Kind::Symlink };
+    // Not cached: after a rename onto a node the kernel must look the name up again.
+    Attr { kind, ..Attr::file(ino, file.bytes().len() as u64, file.mtime, file.perm) }.uncached()
+}
+
+fn log_attr(ino: Ino, path: &std::path::Path, otherwise: SystemTime, perm: u16) -> Attr {
+    let meta = std::fs::metadata(path).ok().filter(|meta| meta.is_file());
+    let mtime = meta.as_ref().and_then(|meta| meta.modified().ok()).unwrap_or(otherwise);
+    Attr::file(ino, meta.map_or(0, |meta| meta.len()), mtime, perm).uncached()
+}
+
+fn missing(name: &str) -> Error {
+    Error::Missing { what: name.into() }
+}
+
+fn not_a_directory() -> Error {
+    Error::Io { path: "node".into(), source: std::io::Error::from_raw_os_error(libc::ENOTDIR) }
+}
+
+fn not_empty(name: &str) -> Error {
+    Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::ENOTEMPTY) }
+}

@@ -1,0 +1,229 @@
+//! All that is known of one instance, gathered so that nodes can be rendered without asking anybody.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
+use crate::config::{self, Context, Loaded};
+use crate::error::Result;
+use crate::host::Host;
+use crate::names::{self, Home, Name};
+use crate::status::{Goal, State, Status};
+use crate::store::{self, Record};
+
+/// What is heard of a running instance.
+#[derive(Debug, Clone, Default)]
+pub enum Live {
+    /// No hostagent, none expected.
+    #[default]
+    None,
+    /// A hostagent was started and has not spoken yet.
+    Spawning { since: Timestamp },
+    /// The hostagent died under a running VM; another one is taking it up. Holds the record's last word.
+    Lost,
+    /// Lima's own hostagent runs it.
+    Foreign { ssh_local_port: u16 },
+    /// Our hostagent's latest word.
+    Agent(Box<Status>),
+}
+
+/// lima.yaml, as far as it goes.
+#[derive(Debug, Clone)]
+pub enum Definition {
+    /// There is none yet.
+    Draft,
+    Valid {
+        text: Arc<[u8]>,
+        loaded: Arc<Loaded>,
+    },
+    /// Somebody else wrote one that is refused; the sentences say why.
+    Invalid {
+        text: Arc<[u8]>,
+        faults: String,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub name: Name,
+    pub dir: PathBuf,
+    pub host: Host,
+    /// Of the instance directory.
+    pub created: SystemTime,
+    pub definition: Definition,
+    /// Of lima.yaml, or of the directory while there is none.
+    pub defined: SystemTime,
+    pub protected: bool,
+    /// `ssh.config` as the last hostagent wrote it.
+    pub ssh_config: Option<Arc<str>>,
+    /// Of this boot of the host only.
+    pub record: Option<Record>,
+    pub live: Live,
+    /// The latest refused write, until something succeeds.
+    pub refusal: Option<(Timestamp, String)>,
+}
+
+impl Snapshot {
+    /// Reads an instance directory. Never fails: what cannot be read is shown as broken.
+    pub fn read(home: &Home, host: &Host, name: &Name) -> Self {
+        let dir = home.path().join(name.as_str());
+        let created = fs::metadata(&dir).ok().and_then(|meta| meta.modified().ok()).unwrap_or(UNIX_EPOCH);
+        let mut snapshot = Self {
+            name: name.clone(),
+            host: host.clone(),
+            created,
+            definition: Definition::Draft,
+            defined: created,
+            protected: false,
+            ssh_config: None,
+            record: None,
+            live: Live::None,
+            refusal: None,
+            dir,
+        };
+        snapshot.reread();
+        snapshot
+    }
+
+    /// Takes in what changed on disk; what is heard from a hostagent stays.
+    pub fn reread(&mut self) {
+        self.protected = self.dir.join(names::PROTECTED).exists();
+        self.record = store::record(&self.dir);
+        self.ssh_config = store::read_small(&self.dir.join(names::SSH_CONFIG))
+            .ok()
+            .flatten()
+            .map(|bytes| String::from_utf8_lossy(&bytes).into());
+        self.read_definition();
+    }
+
+    fn read_definition(&mut self) {
+        let path = self.dir.join(names::LIMA_YAML);
+        if let Ok(meta) = fs::metadata(&path) {
+            self.defined = time_of(&meta);
+        }
+        let text: Arc<[u8]> = match store::read_small(&path) {
+            Ok(None) => {
+                self.definition = Definition::Draft;
+                return;
+            }
+            Ok(Some(bytes)) => bytes.into(),
+            Err(error) => {
+                self.definition = Definition::Invalid { text: Arc::from([]), faults: error.to_string() };
+                return;
+            }
+        };
+        // Most rereads are for something else than lima.yaml.
+        if matches!(&self.definition, Definition::Valid { text: known, .. } if *known == text) {
+            return;
+        }
+        self.definition = match self.load(&text) {
+            Ok(loaded) => Definition::Valid { text, loaded: Arc::new(loaded) },
+            Err(error) => Definition::Invalid { text, faults: format!("lima.yaml: {error}") },
+        };
+    }
+
+    /// Parses and validates a document as this instance's.
+    pub fn load(&self, text: &[u8]) -> Result<Loaded> {
+        config::load(text, &self.context())
+    }
+
+    pub fn context(&self) -> Context<'_> {
+        Context { name: &self.name, dir: self.dir.clone(), host: &self.host }
+    }
+
+    pub fn loaded(&self) -> Option<&Loaded> {
+        match &self.definition {
+            Definition::Valid { loaded, .. } => Some(loaded),
+            Definition::Draft | Definition::Invalid { .. } => None,
+        }
+    }
+
+    pub fn text(&self) -> Arc<[u8]> {
+        match &self.definition {
+            Definition::Valid { text, .. } | Definition::Invalid { text, .. } => text.clone(),
+            Definition::Draft => Arc::from([]),
+        }
+    }
+
+    pub fn status(&self) -> Option<&Status> {
+        match &self.live {
+            Live::Agent(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    pub fn state(&self) -> State {
+        match &self.live {
+            Live::Agent(status) => status.state,
+            Live::Spawning { .. } => State::Starting,
+            Live::Foreign { .. } => State::Running,
+            Live::Lost => self.record.as_ref().map_or(State::Running, |record| record.state),
+            Live::None => match (&self.definition, &self.record) {
+                (Definition::Draft, _) => State::Uninitialized,
+                (Definition::Invalid { .. }, _) => State::Broken,
+                // A live state without a hostagent is a record that nobody could take up any more.
+                (_, Some(record))
+                    if record.state == State::Broken || record.state.is_live() && self.is_record_of_this_boot() =>
+                {
+                    State::Broken
+                }
+                _ => State::Stopped,
+            },
+        }
+    }
+
+    pub fn is_record_of_this_boot(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.boot_id == store::boot_id())
+    }
+
+    pub fn goal(&self) -> Goal {
+        match &self.live {
+            Live::Agent(status) => status.goal,
+            Live::Spawning { .. } | Live::Foreign { .. } => Goal::Running,
+            Live::Lost => self.record.as_ref().map_or(Goal::Running, |record| record.goal),
+            Live::None => {
+                self.record.as_ref().filter(|record| record.state == State::Broken).map_or(Goal::Stopped, |r| r.goal)
+            }
+        }
+    }
+
+    /// When the state last changed.
+    pub fn since(&self) -> Timestamp {
+        match &self.live {
+            Live::Agent(status) => status.since,
+            Live::Spawning { since } => *since,
+            _ => match &self.record {
+                Some(record) => record.since,
+                None => Timestamp::try_from(self.defined).unwrap_or(Timestamp::UNIX_EPOCH),
+            },
+        }
+    }
+
+    /// Why it is Broken or Degraded; sentences.
+    pub fn errors(&self) -> Vec<String> {
+        match (&self.live, &self.definition) {
+            (Live::Agent(status), _) => status.errors.clone(),
+            (Live::None, Definition::Invalid { faults, .. }) => vec![faults.clone()],
+            (Live::None | Live::Lost, _) => {
+                self.record.as_ref().map(|record| record.errors.clone()).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn ssh_local_port(&self) -> u16 {
+        match &self.live {
+            Live::Agent(status) => status.ssh_local_port,
+            Live::Foreign { ssh_local_port } => *ssh_local_port,
+            _ => self.record.as_ref().map_or(0, |record| record.ssh_local_port),
+        }
+    }
+}
+
+fn time_of(meta: &fs::Metadata) -> SystemTime {
+    UNIX_EPOCH + Duration::new(meta.mtime().max(0) as u64, meta.mtime_nsec().max(0) as u32)
+}

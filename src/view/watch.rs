@@ -1,0 +1,218 @@
+//! Watches the home with inotify: what others (limactl, editors, hostagents) change is seen in the tree.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use parking_lot::Mutex;
+
+use super::View;
+use super::announce::Change;
+use super::ino::{Key, Target};
+use super::node::{Body, NodeId};
+use super::snapshot::Snapshot;
+use crate::error::{Error, Result};
+use crate::names::{self, Name};
+use crate::store;
+
+/// Events are taken in batches at least this far apart, or a chatty console would keep us busy.
+const REST: Duration = Duration::from_millis(30);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    Home,
+    /// The root's events.
+    Events,
+    Instance(Key),
+    Log(Key, NodeId),
+}
+
+/// The watches that are set.
+pub struct Watch {
+    watches: Mutex<Watches>,
+    what: Arc<Mutex<HashMap<WatchDescriptor, Watched>>>,
+}
+
+impl Watch {
+    /// Watches the home; its events are handled in a thread of their own.
+    pub fn new(view: View) -> Result<Self> {
+        let home = view.0.home.path().to_owned();
+        let inotify = Inotify::init().map_err(Error::io("inotify"))?;
+        let watch = Self { watches: Mutex::new(inotify.watches()), what: Arc::default() };
+        let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::ONLYDIR;
+        watch.add(&home, mask, Watched::Home).map_err(Error::io(&home))?;
+        let events = view.0.home.ours(names::ROOT_EVENTS);
+        // The file appears with the first event; until then there is nothing to announce.
+        let _ = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&events);
+        let _ = watch.add(&events, WatchMask::MODIFY, Watched::Events);
+        let what = watch.what.clone();
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || watch_for_ever(&view, inotify, &what))
+            .map_err(Error::io("thread"))?;
+        Ok(watch)
+    }
+
+    fn add(&self, path: &Path, mask: WatchMask, what: Watched) -> std::io::Result<()> {
+        let descriptor = self.watches.lock().add(path, mask)?;
+        self.what.lock().insert(descriptor, what);
+        Ok(())
+    }
+}
+
+impl View {
+    /// Watches an instance directory.
+    pub(super) fn watch(&self, key: Key, name: &Name) {
+        let Some(watch) = self.0.fleet.watch.get() else { return };
+        let dir = self.0.home.path().join(name.as_str());
+        let mask =
+            WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
+        if let Err(error) = watch.add(&dir, mask, Watched::Instance(key)) {
+            tracing::warn!("{}: changes by others will not be seen: {error}", dir.display());
+        }
+    }
+
+    /// Watches the logs of an instance that has a hostagent.
+    pub(super) fn watch_logs(&self, key: Key) {
+        let (Some(watch), Ok(name)) = (self.0.fleet.watch.get(), self.name(key)) else { return };
+        let dir = self.0.home.path().join(name.as_str());
+        for id in NodeId::all() {
+            if let Body::Log(file) = id.node().body {
+                // A log that is not there yet is watched when it appears.
+                let _ = watch.add(&dir.join(file), WatchMask::MODIFY, Watched::Log(key, id));
+            }
+        }
+    }
+
+    fn home_changed(&self) {
+        let Ok(there) = store::list(&self.0.home) else { return };
+        let there: HashSet<Name> = there.into_iter().collect();
+        let known: HashMap<Name, Key> = self.0.tree.lock().names().map(|(name, key)| (name.clone(), key)).collect();
+        let mut changes = Vec::new();
+        let mut appeared: Vec<&Name> = there.iter().filter(|name| !known.contains_key(*name)).collect();
+        for (name, key) in known.iter().filter(|(name, _)| !there.contains(*name)) {
+            // A directory that kept its identity was renamed.
+            let moved = appeared.iter().position(|new| self.key_on_disk(new) == Some(*key));
+            changes.push(match moved.map(|index| appeared.swap_remove(index)) {
+                Some(to) => Change::Moved { from: name.to_string(), to: to.to_string() },
+                None => Change::Vanished(name.to_string()),
+            });
+        }
+        changes.extend(appeared.into_iter().map(|name| Change::Appeared(name.to_string())));
+        self.0.announcer.announce(changes);
+    }
+
+    fn key_on_disk(&self, name: &Name) -> Option<Key> {
+        let dir = self.0.home.path().join(name.as_str());
+        std::fs::metadata(dir).ok().map(|meta| Key::of(&meta))
+    }
+
+    fn instance_changed(&self, key: Key) {
+        if self.0.tree.lock().is_known(key) {
+            self.changed(key, Snapshot::reread);
+        }
+    }
+
+    fn grew(&self, key: Key, id: NodeId) {
+        let mut tree = self.0.tree.lock();
+        let ino = tree.number(&Target::Node(key, id));
+        let path = tree.path(key, id.node().name);
+        drop(tree);
+        self.0.announcer.announce([Change::Content { ino, path }]);
+    }
+}
+
+/// What a batch of events comes to.
+#[derive(Default)]
+struct Batch {
+    home: bool,
+    events: bool,
+    instances: HashSet<Key>,
+    sockets: HashSet<Key>,
+    new_logs: HashSet<Key>,
+    grown: HashSet<(Key, NodeId)>,
+}
+
+impl Batch {
+    fn take(&mut self, what: Watched, mask: EventMask, name: Option<&OsStr>) {
+        match what {
+            Watched::Home => self.home = true,
+            Watched::Events => self.events = true,
+            Watched::Log(key, id) => {
+                self.grown.insert((key, id));
+            }
+            Watched::Instance(key) => match name.and_then(OsStr::to_str) {
+                Some(names::HA_SOCK) if mask.contains(EventMask::CREATE) => {
+                    self.sockets.insert(key);
+                }
+                Some(names::LIMA_YAML | names::RECORD | names::PROTECTED | names::SSH_CONFIG) => {
+                    self.instances.insert(key);
+                }
+                Some(file) if mask.contains(EventMask::CREATE) && is_log(file) => {
+                    self.new_logs.insert(key);
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+fn is_log(file: &str) -> bool {
+    NodeId::all().any(|id| matches!(id.node().body, Body::Log(log) if log == file))
+}
+
+fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchDescriptor, Watched>>) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let events = match inotify.read_events_blocking(&mut buffer) {
+            Ok(events) => events,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return tracing::error!("inotify: {error}"),
+        };
+        let mut batch = Batch::default();
+        for event in events {
+            if event.mask.contains(EventMask::Q_OVERFLOW) {
+                batch.home = true;
+                batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
+                continue;
+            }
+            let found = what.lock().get(&event.wd).copied();
+            if event.mask.contains(EventMask::IGNORED) {
+                what.lock().remove(&event.wd);
+            } else if let Some(found) = found {
+                batch.take(found, event.mask, event.name);
+            }
+        }
+        view.take_batch(batch);
+        std::thread::sleep(REST);
+    }
+}
+
+impl View {
+    fn take_batch(&self, batch: Batch) {
+        if batch.home {
+            self.home_changed();
+        }
+        if batch.events {
+            let id = super::node::ROOT_EVENTS;
+            let ino = self.0.tree.lock().number(&Target::RootNode(id));
+            self.0.announcer.announce([Change::Content { ino, path: id.root_node().name.into() }]);
+        }
+        for key in batch.instances {
+            self.instance_changed(key);
+        }
+        for key in batch.sockets {
+            self.find_agent(key);
+        }
+        for key in batch.new_logs {
+            self.watch_logs(key);
+        }
+        for (key, id) in batch.grown {
+            self.grew(key, id);
+        }
+    }
+}

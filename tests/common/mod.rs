@@ -1,0 +1,71 @@
+//! What the tests share that work on a real mount: suites that know whether they can run, a fleet of their own in a
+//! temporary directory, shell lines with a deadline.
+//!
+//! Nothing here sleeps for a fixed time: whoever waits, waits for a condition, up to a deadline.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod fleet;
+pub mod procs;
+pub mod shell;
+pub mod suite;
+
+use std::time::{Duration, Instant};
+
+pub use fleet::Fleet;
+pub use libtest_mimic::Failed;
+pub use suite::{Case, run};
+
+pub type Outcome = Result<(), Failed>;
+
+/// Fails the test with a formatted reason.
+#[macro_export]
+macro_rules! fail {
+    ($($arg:tt)*) => { return Err(libtest_mimic::Failed::from(format!($($arg)*))) };
+}
+
+/// Fails the test when the condition does not hold; the rest is the reason.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($arg:tt)*) => { if !$condition { $crate::fail!($($arg)*) } };
+}
+
+/// Fails the test when the two differ; shows both.
+#[macro_export]
+macro_rules! same {
+    ($left:expr, $right:expr $(,)?) => { $crate::same!($left, $right, "") };
+    ($left:expr, $right:expr, $($arg:tt)*) => {
+        // A `match`, so that what is borrowed from temporaries lives long enough.
+        match (&$left, &$right) {
+            (left, right) => {
+                if *left != *right {
+                    $crate::fail!("{} is {left:?}, not {right:?} {}", stringify!($left), format!($($arg)*))
+                }
+            }
+        }
+    };
+}
+
+/// Asks again and again until there is an answer; fails with `what` after `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T, Failed> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if let Some(answer) = probe() {
+            return Ok(answer);
+        }
+        if start.elapsed() > limit {
+            return Err(format!("not within {:.1} s: {what}", limit.as_secs_f32()).into());
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 3 / 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Asks again and again until the condition holds; fails with `what` after `limit`.
+pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Outcome {
+    wait_for(what, limit, || holds().then_some(()))
+}
+
+pub const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}

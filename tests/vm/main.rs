@@ -1,0 +1,19 @@
+//! Real guests under real QEMU: the images of contrib/make-guest-image. At most two run at once.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod boot;
+mod guest;
+mod kills;
+mod provision;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut all = vec![];
+    all.extend(boot::cases());
+    all.extend(provision::cases());
+    all.extend(kills::cases());
+    common::run("vm", common::suite::lacks_guest(), 2, all)
+}

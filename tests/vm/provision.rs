@@ -1,0 +1,87 @@
+//! Provision scripts, environment and parameters in a real guest.
+
+use crate::common::{Case, Fleet, Outcome};
+use crate::guest::{FAST_BOOT, FULL_BOOT, boot, fast, full, ssh, stop};
+use crate::{cases, ensure, same};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        scripts_run_in_order_with_env_and_param,
+        a_failing_script_is_named_with_its_exit_code,
+        a_failing_script_is_named_by_cloud_init_as_well,
+        secrets_are_in_no_log,
+    ]
+}
+
+fn scripts_run_in_order_with_env_and_param() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    let more = "env: {COLOUR: blue}\nparam: {size: huge}\nprovision:\n\
+        - mode: boot\n  script: echo boot >> /var/tmp/order\n\
+        - script: |\n    #!/bin/bash\n    set -eu\n    echo \"system $COLOUR $PARAM_size\" >> /var/tmp/order; chmod 666 /var/tmp/order\n\
+        - mode: user\n  script: echo \"user $(whoami) $PARAM_size\" >> /var/tmp/order\n";
+    fleet.create("foo", &fast(more)?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    let user = ssh(&fleet, "foo", "whoami")?;
+    let once = format!("boot\nsystem blue huge\nuser {user} huge");
+    same!(ssh(&fleet, "foo", "cat /var/tmp/order")?, once);
+    stop(&fleet, "foo")?;
+    // Lima runs them at every boot.
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(ssh(&fleet, "foo", "cat /var/tmp/order")?, format!("{once}\n{once}"));
+    stop(&fleet, "foo")
+}
+
+const FAILING: &str = "provision:\n- script: 'true'\n- script: 'echo this went wrong >&2; exit 7'\n";
+
+fn a_failing_script_is_named_with_its_exit_code() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    fleet.create("foo", &fast(FAILING)?)?;
+    fleet.ok("echo start > foo/state")?;
+    fleet.wait_state("foo", "Degraded", FAST_BOOT)?;
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("provision") && error.contains('7'), "error says {error:?}");
+    same!(ssh(&fleet, "foo", "echo usable")?, "usable");
+    stop(&fleet, "foo")?;
+    // Mended, it runs.
+    fleet.create_over("foo", &fast("provision:\n- script: 'true'\n")?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(fleet.read("foo/error"), "");
+    stop(&fleet, "foo")
+}
+
+fn a_failing_script_is_named_by_cloud_init_as_well() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    fleet.create("foo", &full(FAILING)?)?;
+    fleet.ok("echo start > foo/state")?;
+    fleet.wait_state("foo", "Degraded", FULL_BOOT)?;
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("provision") && error.contains('7'), "error says {error:?}");
+    fleet.ok("echo kill > foo/state")?;
+    fleet.wait_state("foo", "Stopped", crate::common::secs(5))
+}
+
+fn secrets_are_in_no_log() -> Outcome {
+    const CANARY: &str = "S3CR3T-canary-4711";
+    let fleet = Fleet::mounted()?;
+    let more = format!(
+        "env: {{TOKEN: {CANARY}}}\nparam: {{token: {CANARY}}}\nprovision:\n- script: 'test -n \"$PARAM_token\"'\n"
+    );
+    fleet.create("foo", &fast(&more)?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    for file in ["log", "events", "status", "status.json", "error", "serial.log"] {
+        // status.json is what limactl prints, configuration and all; nothing else may tell.
+        if file != "status.json" {
+            ensure!(!fleet.read(&format!("foo/{file}")).contains(CANARY), "{file} tells a secret");
+        }
+    }
+    ensure!(!fleet.read("events").contains(CANARY), "the root's events tell a secret");
+    for pid in fleet.processes() {
+        ensure!(!crate::common::procs::arguments(pid).concat().contains(CANARY), "an argument list tells a secret");
+    }
+    same!(
+        fleet.ok(&format!("grep -rl {CANARY} $H --exclude=lima.yaml --exclude=cidata.iso --exclude=disk || true"))?,
+        ""
+    );
+    fleet.ok("echo kill > foo/state")?;
+    fleet.wait_state("foo", "Stopped", crate::common::secs(5))
+}
