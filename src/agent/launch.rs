@@ -116,7 +116,7 @@ fn log(path: &Path, is_new: bool) -> Result<File> {
 }
 
 /// A hostagent outlives the mount. It must inherit nothing, least of all /dev/fuse, which would keep a dead mount up.
-fn close_on_exec() {
+pub fn close_on_exec() {
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC closes nothing and touches no memory; it marks descriptors so that
     // they do not pass through exec, and none of ours is meant to. Kernels before 5.11 refuse it, which is harmless.
     unsafe {

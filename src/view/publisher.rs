@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::View;
+use crate::agent;
 
 /// One thing to do below the mountpoint; paths are relative to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -86,6 +87,8 @@ struct Living {
 
 impl Living {
     fn spawn(mountpoint: &Path, pid: &AtomicU32) -> io::Result<Self> {
+        // fusermount3 hands /dev/fuse over without the flag; a child that holds it keeps a dead mount up.
+        agent::close_on_exec();
         let mut child = Command::new("/proc/self/exe")
             .arg0("limafs-publisher")
             .arg("publisher")
