@@ -86,12 +86,16 @@ impl View {
     pub(super) fn find_agent(&self, key: Key) {
         let Ok(snapshot) = self.snapshot(key) else { return };
         let listens = UnixStream::connect(snapshot.dir.join(names::HA_SOCK)).is_ok();
-        if listens {
-            self.follow(key, false);
-        } else if self.must_adopt(&snapshot) {
-            self.changed(key, |snapshot| snapshot.live = Live::Lost);
-            self.follow(key, true);
+        if !listens && !self.must_adopt(&snapshot) {
+            return;
         }
+        self.changed(key, |snapshot| {
+            // Until a hostagent speaks, the record's last word counts.
+            if matches!(snapshot.live, Live::None) {
+                snapshot.live = Live::Lost;
+            }
+        });
+        self.follow(key, !listens);
     }
 
     fn must_adopt(&self, snapshot: &Snapshot) -> bool {
@@ -111,13 +115,22 @@ impl View {
                         view.refuse(Some(key), &error);
                         break;
                     }
+                    let spawned = view.spawned(key);
                     view.listen(key).await;
+                    if view.spawned(key).is_some_and(|since| Some(since) != spawned) {
+                        // It left, and somebody has started the next one meanwhile.
+                        break;
+                    }
                     adopt = view.was_lost(key);
                     if !adopt {
                         break;
                     }
                 }
                 view.0.fleet.following.lock().remove(&key);
+                // Who started the next one may have found the instance followed already, by this.
+                if view.spawned(key).is_some() {
+                    view.find_agent(key);
+                }
                 view.wake(key);
             });
         }
@@ -162,6 +175,14 @@ impl View {
         let lost = !matches!(snapshot.live, Live::Foreign { .. }) && self.must_adopt(&snapshot);
         self.heard(key, if lost { Live::Lost } else { Live::None });
         lost
+    }
+
+    /// Since when a hostagent is on its way.
+    fn spawned(&self, key: Key) -> Option<Timestamp> {
+        match self.snapshot(key).ok()?.live {
+            Live::Spawning { since } => Some(since),
+            _ => None,
+        }
     }
 
     pub(super) fn heard(&self, key: Key, live: Live) {

@@ -79,7 +79,7 @@ fn secrets_are_in_no_log() -> Outcome {
         ensure!(!crate::common::procs::arguments(pid).concat().contains(CANARY), "an argument list tells a secret");
     }
     same!(
-        fleet.ok(&format!("grep -rl {CANARY} $H --exclude=lima.yaml --exclude=cidata.iso --exclude=disk || true"))?,
+        fleet.ok(&format!("grep -rl {CANARY} $H --exclude=lima.yaml --exclude=cidata.iso --exclude=cloud-config.yaml --exclude=disk || true"))?,
         ""
     );
     fleet.ok("echo kill > foo/state")?;
