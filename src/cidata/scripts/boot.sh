@@ -104,6 +104,11 @@ if [ -d "$LIMA_CIDATA_MNT/provision.user" ]; then
 fi
 
 [ ! -e /run/limafs-failed ] || failed=1
+# The watcher does this much earlier, unless it looks for the keys in the wrong place.
+if [ "$(cat /run/lima-ssh-ready 2>/dev/null)" != "$LIMA_CIDATA_IID" ]; then
+    printf '%s\n' "$LIMA_CIDATA_IID" >/run/lima-ssh-ready
+    printf 'session %s\n' "$LIMA_CIDATA_IID" >>"$run/reports"
+fi
 printf '%s\n' "$LIMA_CIDATA_IID" >/run/lima-boot-done
 printf 'done %s %s\n' "$LIMA_CIDATA_IID" "$failed" >>"$run/reports"
 exit "$failed"

@@ -66,23 +66,24 @@ deliver() {
     done
 }
 
+report() {
+    printf '%s %s\n' "$1" "$iid" >>"$run/reports"
+}
+
+# What is found goes the way of the other reports: finding must not wait for a host that does not listen.
 ticks=0
-until [ "$ticks" -ge 6000 ] || ssh_listens; do
+phase=sshd
+while [ "$ticks" -lt 6000 ]; do
+    [ "$phase" = sshd ] && ssh_listens && report sshd && phase=session
+    if [ "$phase" = session ] && can_log_in; then
+        printf '%s\n' "$iid" >/run/lima-ssh-ready
+        report session
+        break
+    fi
+    deliver
     sleep 0.1
     ticks=$((ticks + 1))
 done
-[ "$ticks" -ge 6000 ] || until [ "$ticks" -ge 6000 ] || send "sshd $iid"; do
-    sleep 0.1
-    ticks=$((ticks + 1))
-done
-until [ "$ticks" -ge 6000 ] || can_log_in; do
-    sleep 0.1
-    ticks=$((ticks + 1))
-done
-if [ "$ticks" -lt 6000 ]; then
-    printf '%s\n' "$iid" >/run/lima-ssh-ready
-    printf 'session %s\n' "$iid" >>"$run/reports"
-fi
 pause=0.2
 while deliver; do
     sleep "$pause"
