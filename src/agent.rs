@@ -59,13 +59,13 @@ pub async fn status(dir: &Path) -> Result<Status> {
     .await
 }
 
-/// Sends a verb; comes back when it is accepted or refused.
-pub async fn command(dir: &Path, verb: Verb) -> Result<()> {
+/// Sends a verb; comes back when it is accepted, with the status that it has led to, or refused.
+pub async fn command(dir: &Path, verb: Verb) -> Result<Status> {
     within_deadline(async {
         let body = serde_json::to_vec(&Command { verb }).map_err(|error| Error::failed("a command", error))?;
         let mut line = Line::open(dir).await?;
         let (code, answer) = line.post("/v1/command", body).await?;
-        if code.is_success() { Ok(()) } else { Err(refused(code, &answer)) }
+        if code.is_success() { parse(&answer) } else { Err(refused(code, &answer)) }
     })
     .await
 }

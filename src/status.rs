@@ -72,6 +72,13 @@ words! {
     }
 }
 
+impl Status {
+    /// Whether this is the earlier word of the same hostagent, or the same word.
+    pub fn is_before(&self, other: &Self) -> bool {
+        self.hostagent_pid == other.hostagent_pid && self.revision <= other.revision
+    }
+}
+
 impl State {
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|state| state.word() == word)
@@ -100,6 +107,9 @@ impl FromStr for Verb {
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     pub name: String,
+    /// Counts the changes that the hostagent `hostagent_pid` has told of: the larger one is the later word.
+    #[serde(default)]
+    pub revision: u64,
     pub state: State,
     pub goal: Goal,
     /// When `state` last changed.
@@ -174,6 +184,7 @@ mod tests {
     fn a_status_survives_its_json() {
         let status = Status {
             name: "foo".into(),
+            revision: 3,
             state: State::Starting,
             goal: Goal::Running,
             since: Timestamp::UNIX_EPOCH,

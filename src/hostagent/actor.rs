@@ -22,12 +22,15 @@ use crate::store::{self, Record};
 /// How long a VM that was paused may take to say that it still is.
 const FIRST_WORD: Duration = Duration::from_millis(500);
 
+/// The status that a verb has led to, or why it is refused.
+pub type Answer = std::result::Result<Box<Status>, Refusal>;
+
 /// What is sent to the actor.
 #[derive(Debug)]
 pub enum Request {
     Verb {
         verb: Verb,
-        answer: oneshot::Sender<std::result::Result<(), Refusal>>,
+        answer: oneshot::Sender<Answer>,
     },
     /// SIGINT
     Interrupt,
@@ -81,6 +84,8 @@ pub struct Actor {
     boot_id: String,
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<Status>,
+    /// Whose verb ends this hostagent: answered with the last status.
+    last: Vec<oneshot::Sender<Answer>>,
     end: Option<End>,
 }
 
@@ -130,6 +135,7 @@ impl Actor {
             boot_id: store::boot_id(),
             requests,
             status,
+            last: Vec::new(),
             end: None,
         }
     }
@@ -183,16 +189,23 @@ impl Actor {
     /// Publishes the last status and ends all that follows this actor.
     pub fn close(mut self) {
         self.publish();
+        for answer in std::mem::take(&mut self.last) {
+            self.accept(answer);
+        }
         self.journal.exiting();
     }
 
     /// Publishes the present status to followers.
     fn publish(&mut self) {
-        let status = compose(&self.name, &self.machine, &self.facts, self.since);
+        let mut status = compose(&self.name, &self.machine, &self.facts, self.since);
         self.journal.changed(&status);
         self.status.send_if_modified(|old| {
+            status.revision = old.revision;
             let changed = *old != status;
-            *old = status;
+            if changed {
+                status.revision += 1;
+                *old = status;
+            }
             changed
         });
     }
@@ -218,7 +231,7 @@ impl Actor {
         }
     }
 
-    fn advance(&mut self, event: Event, answer: Option<oneshot::Sender<std::result::Result<(), Refusal>>>) {
+    fn advance(&mut self, event: Event, answer: Option<oneshot::Sender<Answer>>) {
         let adopts = matches!(event, Event::Adopt(_));
         let (next, actions) = state::step(&self.machine, event);
         if adopts || next.state() != self.machine.state() {
@@ -234,25 +247,34 @@ impl Actor {
                 return self.advance(Event::BootFailed(vec![error.to_string()]), None);
             }
         }
-        self.answer(&actions, answer);
         if actions.contains(&Action::Leave) {
             self.end = Some(End::AtRest);
         } else {
             self.publish();
+        }
+        if let Some(answer) = answer {
+            self.answer(&actions, answer);
         }
         for action in actions {
             self.perform(action);
         }
     }
 
-    fn answer(&self, actions: &[Action], answer: Option<oneshot::Sender<std::result::Result<(), Refusal>>>) {
-        let Some(answer) = answer else { return };
+    fn answer(&mut self, actions: &[Action], answer: oneshot::Sender<Answer>) {
         let refusal = actions.iter().find_map(|action| match action {
             Action::Refuse(why) => Some(Refusal { message: format!("{}: {why}", self.name), errno: libc::EBUSY }),
             _ => None,
         });
-        // Whoever asked may have hung up.
-        let _ = answer.send(refusal.map_or(Ok(()), Err));
+        match refusal {
+            // Whoever asked may have hung up; here and below.
+            Some(refusal) => drop(answer.send(Err(refusal))),
+            None if self.end.is_some() => self.last.push(answer),
+            None => self.accept(answer),
+        }
+    }
+
+    fn accept(&self, answer: oneshot::Sender<Answer>) {
+        let _ = answer.send(Ok(Box::new(self.status.borrow().clone())));
     }
 
     /// Writes the record when what it holds has changed.
@@ -370,6 +392,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> S
     };
     Status {
         name: name.to_string(),
+        revision: 0,
         state: machine.state(),
         goal: machine.goal,
         since,

@@ -192,6 +192,7 @@ mod tests {
     fn status(state: State) -> Status {
         Status {
             name: "foo".into(),
+            revision: 1,
             state,
             goal: Goal::Running,
             since: Timestamp::UNIX_EPOCH,

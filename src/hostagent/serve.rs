@@ -192,7 +192,7 @@ async fn command(request: hyper::Request<Incoming>, requests: mpsc::Sender<Reque
         answered.await.ok()
     };
     match timeout(ANSWER, asked).await {
-        Ok(Some(Ok(()))) => json(StatusCode::ACCEPTED, &json!({})),
+        Ok(Some(Ok(status))) => json(StatusCode::ACCEPTED, &status),
         Ok(Some(Err(refusal))) => json(StatusCode::CONFLICT, &refusal),
         Ok(None) => refuse(StatusCode::CONFLICT, "the hostagent is exiting".into(), libc::EHOSTDOWN),
         Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the hostagent is busy".into(), libc::ETIMEDOUT),

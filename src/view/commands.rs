@@ -19,6 +19,9 @@ const LEAVING: Duration = Duration::from_secs(3);
 /// One that died is replaced by another one within this.
 const REPLACED: Duration = Duration::from_secs(8);
 
+/// How often it is tried again meanwhile.
+const AGAIN: Duration = Duration::from_millis(20);
+
 impl View {
     /// mkdir(2) of an instance.
     pub(super) async fn create(&self, name: Name) -> Result<Attr> {
@@ -148,8 +151,17 @@ impl View {
         let deadline = Instant::now() + REPLACED;
         loop {
             let snapshot = self.snapshot(key)?;
+            if matches!(snapshot.live, Live::None) && Lock::is_held(&snapshot.dir) && Instant::now() < deadline {
+                // A hostagent that is about to leave, or one that has just come and nobody has heard of.
+                self.find_agent(key);
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
             let done = match (&snapshot.live, verb) {
-                (Live::Agent(_), _) => agent::command(&snapshot.dir, verb).await,
+                // Whoever reads `state` after the write must not read what was before it.
+                (Live::Agent(_), _) => {
+                    agent::command(&snapshot.dir, verb).await.map(|status| self.caught_up(key, status))
+                }
                 (Live::Spawning { .. }, Verb::Start) => Ok(()),
                 (Live::Spawning { .. } | Live::Lost, _) => Err(Error::HostDown { what: "the hostagent".into() }),
                 (Live::Foreign { .. }, Verb::Stop) => agent::interrupt(&snapshot.dir),
@@ -162,7 +174,7 @@ impl View {
             };
             match done {
                 Err(Error::HostDown { .. }) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(AGAIN).await;
                 }
                 done => return done,
             }
@@ -187,7 +199,6 @@ impl View {
             Definition::Invalid { faults, .. } => return Err(Error::invalid("state", faults.clone())),
             Definition::Valid { .. } => {}
         }
-        // Whoever holds it is about to leave, or is a hostagent that nobody has heard of yet.
         drop(take_lock(snapshot).await?);
         self.heard(key, Live::Spawning { since: Timestamp::now() });
         let spawned = agent::spawn(&self.0.home, &snapshot.name, false).await;
@@ -195,7 +206,7 @@ impl View {
             self.heard(key, Live::None);
         }
         spawned?;
-        self.follow(key, false);
+        self.follow(key);
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Keeps the tree true: finds instances and hostagents, follows each hostagent, has VMs taken up again whose hostagent
 //! died, and writes the root's events. Runs no VM and decides nothing about one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,17 +24,23 @@ use super::watch::Watch;
 use crate::agent::{self, Heard};
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
+use crate::status::Status;
 use crate::store::{self, Lock};
 
-/// So many hostagents of one instance may die within [`ADOPTION_WINDOW`] before it is left alone.
-const ADOPTIONS: usize = 3;
+/// So many hostagents of one instance may die within [`ADOPTION_WINDOW`] before the next one has to wait.
+const ADOPTIONS: usize = 5;
 const ADOPTION_WINDOW: Duration = Duration::from_secs(60);
+/// Less than a verb waits for a hostagent.
+const ADOPTION_PAUSE: Duration = Duration::from_secs(5);
+/// Between the socket and the listener of a hostagent.
+const COMING_UP: Duration = Duration::from_secs(1);
 /// Bytes of the root's events before they are rotated.
 const EVENTS_LIMIT: u64 = 1 << 20;
 
 #[derive(Default)]
 pub struct Fleet {
-    following: Mutex<HashSet<Key>>,
+    /// Who is followed, and whether to look once more at the end.
+    following: Mutex<HashMap<Key, bool>>,
     adoptions: Mutex<HashMap<Key, Vec<Instant>>>,
     runtime: OnceLock<Handle>,
     pub watch: OnceLock<Watch>,
@@ -78,101 +85,132 @@ impl View {
         let dir = self.0.home.path().join(name.as_str());
         [names::HA_SOCK, names::HA_PID].iter().any(|file| dir.join(file).exists())
             || Lock::is_held(&dir)
-            || has_driver_pid(&dir)
+            || has_driver(&dir)
             || store::record(&dir).is_some_and(|record| record.state.is_live())
     }
 
-    /// Follows the instance's hostagent, or has one take its VM up.
-    pub(super) fn find_agent(&self, key: Key) {
-        let Ok(snapshot) = self.snapshot(key) else { return };
-        let listens = UnixStream::connect(snapshot.dir.join(names::HA_SOCK)).is_ok();
-        if !listens && !self.must_adopt(&snapshot) {
-            return;
-        }
-        self.changed(key, |snapshot| {
-            // Until a hostagent speaks, the record's last word counts.
-            if matches!(snapshot.live, Live::None) {
-                snapshot.live = Live::Lost;
+    /// Follows a hostagent that is coming up: Lima's makes its socket before it listens, and tells nobody when it does.
+    pub(super) fn expect_agent(&self, key: Key) {
+        let (Some(runtime), Ok(snapshot)) = (self.0.fleet.runtime.get(), self.snapshot(key)) else { return };
+        let (view, socket) = (self.clone(), snapshot.dir.join(names::HA_SOCK));
+        runtime.spawn(async move {
+            let deadline = Instant::now() + COMING_UP;
+            while socket.exists() && Instant::now() < deadline {
+                if UnixStream::connect(&socket).is_ok() {
+                    return view.follow(key);
+                }
+                tokio::time::sleep(COMING_UP / 50).await;
             }
         });
-        self.follow(key, !listens);
     }
 
-    fn must_adopt(&self, snapshot: &Snapshot) -> bool {
-        let recorded = snapshot.record.as_ref().is_some_and(|record| record.state.is_live());
-        recorded && snapshot.is_record_of_this_boot() || has_driver_pid(&snapshot.dir)
-    }
-
-    /// Listens to the instance's hostagent from now on; `adopt` has one started first that takes the VM up.
-    pub(super) fn follow(&self, key: Key, mut adopt: bool) {
-        let Some(runtime) = self.0.fleet.runtime.get() else { return };
-        if self.0.fleet.following.lock().insert(key) {
-            let view = self.clone();
-            runtime.spawn(async move {
-                loop {
-                    if adopt && let Err(error) = view.adopt(key).await {
-                        view.heard(key, Live::None);
-                        view.refuse(Some(key), &error);
-                        break;
-                    }
-                    let spawned = view.spawned(key);
-                    view.listen(key).await;
-                    if view.spawned(key).is_some_and(|since| Some(since) != spawned) {
-                        // It left, and somebody has started the next one meanwhile.
-                        break;
-                    }
-                    adopt = view.was_lost(key);
-                    if !adopt {
-                        break;
-                    }
+    /// Follows the instance's hostagent, or has one take its VM up, if there is either.
+    pub(super) fn find_agent(&self, key: Key) {
+        let Ok(snapshot) = self.snapshot(key) else { return };
+        if listens(&snapshot) || has_vm(&snapshot) {
+            self.changed(key, |snapshot| {
+                // Until a hostagent speaks, the record's last word counts.
+                if matches!(snapshot.live, Live::None) {
+                    snapshot.live = Live::Lost;
                 }
-                view.0.fleet.following.lock().remove(&key);
-                // Who started the next one may have found the instance followed already, by this.
-                if view.spawned(key).is_some() {
-                    view.find_agent(key);
-                }
-                view.wake(key);
             });
+            self.follow(key);
         }
     }
 
-    /// Starts a hostagent that takes up the VM of one that died.
-    async fn adopt(&self, key: Key) -> Result<()> {
-        let name = self.name(key)?;
-        {
+    /// Listens to the instance's hostagents from now on, as long as there is one, or a VM that needs one. Whoever asks
+    /// while that is done already, has it looked at once more: what was found may be about to end.
+    pub(super) fn follow(&self, key: Key) {
+        let Some(runtime) = self.0.fleet.runtime.get() else { return };
+        match self.0.fleet.following.lock().entry(key) {
+            Entry::Occupied(mut again) => {
+                again.insert(true);
+                return;
+            }
+            Entry::Vacant(vacant) => vacant.insert(false),
+        };
+        let view = self.clone();
+        runtime.spawn(async move {
+            loop {
+                view.follow_until_rest(key).await;
+                view.wake(key);
+                let mut following = view.0.fleet.following.lock();
+                if following.insert(key, false) != Some(true) {
+                    following.remove(&key);
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn follow_until_rest(&self, key: Key) {
+        while let Ok(snapshot) = self.snapshot(key) {
+            let spawned = self.spawned(key);
+            if listens(&snapshot) {
+                // One that says nothing, or nonsense, is not asked all the time.
+                if !self.listen(key).await {
+                    tokio::time::sleep(COMING_UP).await;
+                }
+            } else if has_vm(&snapshot)
+                && let Err((attempt, error)) = self.adopt(key).await
+            {
+                // One that was killed while it came up is one more that died.
+                if attempt < ADOPTIONS {
+                    continue;
+                }
+                self.heard(key, Live::None);
+                return self.refuse(Some(key), &error);
+            }
+            let started = self.spawned(key).is_some_and(|since| Some(since) != spawned);
+            // It left, and somebody is starting the next one already.
+            if started || !self.was_lost(key) {
+                return;
+            }
+        }
+    }
+
+    /// Starts a hostagent that takes up the VM of one that died. Fails with the number of attempts of late.
+    async fn adopt(&self, key: Key) -> std::result::Result<(), (usize, Error)> {
+        let name = self.name(key).map_err(|error| (ADOPTIONS, error))?;
+        let recent = {
             let mut adoptions = self.0.fleet.adoptions.lock();
             let recent = adoptions.entry(key).or_default();
             recent.retain(|when| when.elapsed() < ADOPTION_WINDOW);
-            if recent.len() >= ADOPTIONS {
-                return Err(Error::failed("hostagent", format!("died {ADOPTIONS} times within a minute; see log")));
-            }
             recent.push(Instant::now());
+            recent.len()
+        };
+        if recent > ADOPTIONS {
+            tracing::warn!("{name}: {recent} hostagents died within {ADOPTION_WINDOW:?}; the next one has to wait");
+            tokio::time::sleep(ADOPTION_PAUSE).await;
         }
-        agent::spawn(&self.0.home, &name, true).await.map(|_| ())
+        agent::spawn(&self.0.home, &name, true).await.map(|_| ()).map_err(|error| (recent, error))
     }
 
-    /// Listens until the hostagent is gone.
-    async fn listen(&self, key: Key) {
-        let Ok(snapshot) = self.snapshot(key) else { return };
+    /// Listens until the hostagent is gone. Says whether it was heard at all.
+    async fn listen(&self, key: Key) -> bool {
+        let Ok(snapshot) = self.snapshot(key) else { return false };
         let (send, mut heard) = mpsc::channel(16);
         let following = agent::follow(&snapshot.dir, send);
         let hearing = async {
+            let mut any = false;
             while let Some(word) = heard.recv().await {
                 match word {
                     Heard::Status(status) => self.heard(key, Live::Agent(status)),
                     Heard::Foreign { ssh_local_port } => self.heard(key, Live::Foreign { ssh_local_port }),
                     Heard::Gone => break,
                 }
+                any = true;
             }
+            any
         };
-        tokio::join!(following, hearing);
+        tokio::join!(following, hearing).1
     }
 
     /// After a hostagent is gone: takes over what it left. Says whether another one has to take the VM up.
     fn was_lost(&self, key: Key) -> bool {
         self.changed(key, Snapshot::reread);
         let Ok(snapshot) = self.snapshot(key) else { return false };
-        let lost = !matches!(snapshot.live, Live::Foreign { .. }) && self.must_adopt(&snapshot);
+        let lost = !matches!(snapshot.live, Live::Foreign { .. }) && is_recorded(&snapshot);
         self.heard(key, if lost { Live::Lost } else { Live::None });
         lost
     }
@@ -185,9 +223,30 @@ impl View {
         }
     }
 
+    /// Takes in a hostagent's answer, which may have overtaken what is followed, or be overtaken by its end.
+    pub(super) fn caught_up(&self, key: Key, status: Status) {
+        let pid = status.hostagent_pid;
+        self.take_in(
+            key,
+            Live::Agent(Box::new(status)),
+            |known| matches!(known, Live::Agent(known) if known.hostagent_pid == pid),
+        );
+    }
+
     pub(super) fn heard(&self, key: Key, live: Live) {
+        self.take_in(key, live, |_| true);
+    }
+
+    fn take_in(&self, key: Key, live: Live, fits: impl FnOnce(&Live) -> bool) {
         let mut told = None;
         self.changed(key, |snapshot| {
+            let is_late = match (&live, &snapshot.live) {
+                (Live::Agent(new), Live::Agent(known)) => new.is_before(known),
+                _ => false,
+            };
+            if is_late || !fits(&snapshot.live) {
+                return;
+            }
             let before = (snapshot.state(), snapshot.goal());
             snapshot.live = live;
             let after = (snapshot.state(), snapshot.goal());
@@ -215,6 +274,10 @@ impl View {
     }
 }
 
+fn listens(snapshot: &Snapshot) -> bool {
+    UnixStream::connect(snapshot.dir.join(names::HA_SOCK)).is_ok()
+}
+
 fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     if fs::metadata(path).is_ok_and(|meta| meta.len() > EVENTS_LIMIT) {
         fs::rename(path, path.with_extension("jsonl.1"))?;
@@ -222,7 +285,21 @@ fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)?.write_all(line)
 }
 
-/// Whether there is a pid file of a driver: of Lima's or of ours, alive or not.
-fn has_driver_pid(dir: &Path) -> bool {
-    ["qemu.pid", "fake.pid", "vz.pid"].iter().any(|file| dir.join(file).exists())
+/// Whether a VM runs, as far as can be seen without a driver.
+fn has_vm(snapshot: &Snapshot) -> bool {
+    is_recorded(snapshot) || has_driver(&snapshot.dir)
+}
+
+/// Whether the last hostagent left a VM.
+fn is_recorded(snapshot: &Snapshot) -> bool {
+    snapshot.record.as_ref().is_some_and(|record| record.state.is_live()) && snapshot.is_record_of_this_boot()
+}
+
+/// Whether the pid file of a driver, Lima's or ours, names a process. It may be another one by now, which the driver
+/// finds out.
+fn has_driver(dir: &Path) -> bool {
+    ["qemu.pid", "fake.pid", "vz.pid"].iter().any(|file| {
+        let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
+        text.trim().parse::<u32>().is_ok_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
+    })
 }

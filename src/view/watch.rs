@@ -146,7 +146,8 @@ impl Batch {
                 self.grown.insert((key, id));
             }
             Watched::Instance(key) => match name.and_then(OsStr::to_str) {
-                Some(names::HA_SOCK) if mask.contains(EventMask::CREATE) => {
+                // A socket exists before anybody listens on it; our hostagents write their pid when they do.
+                Some(names::HA_SOCK | names::HA_PID) if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) => {
                     self.sockets.insert(key);
                 }
                 Some(names::LIMA_YAML | names::RECORD | names::PROTECTED | names::SSH_CONFIG) => {
@@ -206,7 +207,7 @@ impl View {
             self.instance_changed(key);
         }
         for key in batch.sockets {
-            self.find_agent(key);
+            self.expect_agent(key);
         }
         for key in batch.new_logs {
             self.watch_logs(key);

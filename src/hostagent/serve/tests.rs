@@ -22,6 +22,7 @@ struct Served {
 fn status(port: u16) -> Status {
     Status {
         name: "foo".into(),
+        revision: 1,
         state: State::Running,
         goal: Goal::Running,
         since: Timestamp::UNIX_EPOCH,
@@ -95,13 +96,15 @@ async fn a_command_reaches_the_actor_and_its_answer_comes_back() {
     let mut requests = std::mem::replace(&mut served.requests, mpsc::channel(1).1);
     let mut actor = JoinSet::new();
     actor.spawn(async move {
-        for answer in [Ok(()), Err(Refusal { message: "no".into(), errno: libc::EBUSY })] {
+        for answer in [Ok(Box::new(status(60022))), Err(Refusal { message: "no".into(), errno: libc::EBUSY })] {
             let Some(Request::Verb { verb: Verb::Stop, answer: to }) = requests.recv().await else { panic!() };
             to.send(answer).unwrap();
         }
     });
     let body = "{\"verb\":\"stop\"}";
-    assert_eq!(served.ask("POST /v1/command", body).await.0, "HTTP/1.1 202 Accepted");
+    let (head, answer) = served.ask("POST /v1/command", body).await;
+    assert_eq!(head, "HTTP/1.1 202 Accepted");
+    assert_eq!(serde_json::from_str::<Status>(&answer).unwrap(), status(60022));
     let refused = served.ask("POST /v1/command", body).await;
     assert_eq!(refused, ("HTTP/1.1 409 Conflict".into(), "{\"message\":\"no\",\"errno\":16}\n".into()));
 }
