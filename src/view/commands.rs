@@ -200,14 +200,11 @@ impl View {
             Definition::Valid { .. } => {}
         }
         drop(take_lock(snapshot).await?);
-        self.heard(key, Live::Spawning { since: Timestamp::now() });
+        let since = Timestamp::now();
+        self.heard(key, Live::Spawning { since, listens: false });
         let spawned = agent::spawn(&self.0.home, &snapshot.name, false).await;
-        if spawned.is_err() {
-            self.heard(key, Live::None);
-        }
-        spawned?;
-        self.follow(key);
-        Ok(())
+        self.came_up(key, since, spawned.is_ok());
+        spawned.map(|_| ())
     }
 
     /// stop and kill where nothing runs: the goal is reached already, and a failure is no longer of interest.

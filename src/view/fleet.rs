@@ -145,7 +145,6 @@ impl View {
 
     async fn follow_until_rest(&self, key: Key) {
         while let Ok(snapshot) = self.snapshot(key) {
-            let spawned = self.spawned(key);
             if listens(&snapshot) {
                 // One that says nothing, or nonsense, is not asked all the time.
                 if !self.listen(key).await {
@@ -161,9 +160,7 @@ impl View {
                 self.heard(key, Live::None);
                 return self.refuse(Some(key), &error);
             }
-            let started = self.spawned(key).is_some_and(|since| Some(since) != spawned);
-            // It left, and somebody is starting the next one already.
-            if started || !self.was_lost(key) {
+            if !self.was_lost(key, &snapshot.live) {
                 return;
             }
         }
@@ -206,21 +203,31 @@ impl View {
         tokio::join!(following, hearing).1
     }
 
-    /// After a hostagent is gone: takes over what it left. Says whether another one has to take the VM up.
-    fn was_lost(&self, key: Key) -> bool {
+    /// After a hostagent is gone: takes over what it left. Says whether another one has to take the VM up. Somebody may
+    /// have started the next one meanwhile: one that is on its way, or was not in what was `known` before, is let be.
+    fn was_lost(&self, key: Key, known: &Live) -> bool {
         self.changed(key, Snapshot::reread);
         let Ok(snapshot) = self.snapshot(key) else { return false };
         let lost = !matches!(snapshot.live, Live::Foreign { .. }) && is_recorded(&snapshot);
-        self.heard(key, if lost { Live::Lost } else { Live::None });
-        lost
+        let next = if lost { Live::Lost } else { Live::None };
+        let mut is_let_be = false;
+        self.take_in(key, next, |now| {
+            is_let_be = match (now, known) {
+                (Live::Spawning { listens: false, .. }, _) => true,
+                (Live::Spawning { since: now, .. }, Live::Spawning { since: known, .. }) => now != known,
+                (Live::Spawning { .. }, _) => true,
+                _ => false,
+            };
+            !is_let_be
+        });
+        lost && !is_let_be
     }
 
-    /// Since when a hostagent is on its way.
-    fn spawned(&self, key: Key) -> Option<Timestamp> {
-        match self.snapshot(key).ok()?.live {
-            Live::Spawning { since } => Some(since),
-            _ => None,
-        }
+    /// Notes what became of the hostagent that is on its way `since` then.
+    pub(super) fn came_up(&self, key: Key, since: Timestamp, listens: bool) {
+        let live = if listens { Live::Spawning { since, listens } } else { Live::None };
+        self.take_in(key, live, |known| matches!(known, Live::Spawning { since: known, .. } if *known == since));
+        self.follow(key);
     }
 
     /// Takes in a hostagent's answer, which may have overtaken what is followed, or be overtaken by its end.

@@ -22,7 +22,7 @@ pub enum Live {
     #[default]
     None,
     /// A hostagent was started and has not spoken yet.
-    Spawning { since: Timestamp },
+    Spawning { since: Timestamp, listens: bool },
     /// The hostagent died under a running VM; another one is taking it up. Holds the record's last word.
     Lost,
     /// Lima's own hostagent runs it.
@@ -195,7 +195,7 @@ impl Snapshot {
     pub fn since(&self) -> Timestamp {
         match &self.live {
             Live::Agent(status) => status.since,
-            Live::Spawning { since } => *since,
+            Live::Spawning { since, .. } => *since,
             _ => match &self.record {
                 Some(record) => record.since,
                 None => Timestamp::try_from(self.defined).unwrap_or(Timestamp::UNIX_EPOCH),
