@@ -98,7 +98,10 @@ fn json_files_are_json() -> Outcome {
 
 fn git_and_find_newer_work() -> Outcome {
     let fleet = fleet()?;
-    fleet.ok("touch ~/mark; sed -i 's/fake/fake # now/' foo/lima.yaml")?;
+    // The clock of file times ticks every few milliseconds.
+    fleet.ok("touch ~/mark ~/tick; until [ ~/tick -nt ~/mark ]; do touch ~/tick; done")?;
+    same!(fleet.ok("find . -name lima.yaml -newer ~/mark")?, "");
+    fleet.ok("sed -i 's/fake/fake # now/' foo/lima.yaml")?;
     same!(fleet.ok("find . -name lima.yaml -newer ~/mark")?, "./foo/lima.yaml");
     Ok(())
 }
