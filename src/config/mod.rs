@@ -22,6 +22,7 @@ use crate::names::Name;
 
 use fill::fill;
 use parse::{Parsed, parse};
+use remarks::Remarks;
 use validate::validate;
 
 pub use expand::message;
@@ -61,6 +62,22 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     // What is missing may be there under a misspelt key, so the warnings belong to the answer.
     let warnings = warnings.into_iter().map(|warning| format!("warning: {warning}"));
     Err(Error::Document(faults.into_lines(&tree).into_iter().chain(warnings).collect()))
+}
+
+/// What only the disk can tell of a document that [`load`] accepts, asked when it is written and never again: whether the
+/// locations of its mounts are directories. One that is not there yet may come.
+pub fn check_host(text: &[u8], filled: &Config) -> Result<()> {
+    let mut faults = Remarks::default();
+    for (index, mount) in filled.mounts.iter().flatten().enumerate() {
+        let location = mount.location.as_deref().unwrap_or_default();
+        if std::fs::metadata(location).is_ok_and(|meta| !meta.is_dir()) {
+            faults.add(format!("mounts[{index}].location"), format!("{location:?} is not a directory"));
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Document(faults.into_lines(&parse(text)?.tree)))
 }
 
 /// Whether an instance that has a disk can become `new`. Both are filled.

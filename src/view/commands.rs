@@ -120,7 +120,8 @@ impl View {
         let home = self.0.home.clone();
         blocking(move || store::rename(&home, &snapshot.dir, &target)).await?;
         drop(lock);
-        self.0.tree.lock().rename(key, to);
+        let changes = self.0.tree.lock().rename(key, to, &self.0.host);
+        self.0.announcer.announce(changes);
         self.happened(&from, &format!("renamed to {to}"));
         self.announce_list();
         Ok(())
@@ -270,6 +271,7 @@ impl View {
 /// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.
 fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
     let new = snapshot.load(text)?.filled;
+    config::check_host(text, &new)?;
     match snapshot.loaded() {
         Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
         _ => Ok(()),

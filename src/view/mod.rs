@@ -11,14 +11,15 @@
 mod announce;
 mod attr;
 mod commands;
+mod directories;
 mod draft;
 mod fleet;
 mod handle;
 mod ino;
 mod io;
+mod look;
 mod node;
 mod nodes;
-mod ops;
 pub mod publisher;
 mod scratch;
 mod snapshot;
@@ -39,7 +40,7 @@ pub use attr::{Attr, Kind};
 pub use handle::{Fh, Opened, Readiness};
 pub use ino::Ino;
 pub use io::Got;
-pub use ops::SetAttr;
+pub use look::SetAttr;
 pub use snapshot::{Live, Snapshot};
 pub use wait::Parked;
 

@@ -136,16 +136,16 @@ impl Tree {
         }
     }
 
-    /// Renames an instance whose directory was renamed.
-    pub fn rename(&mut self, key: Key, to: &Name) {
-        if let Some(instance) = self.instances.get_mut(&key) {
-            self.names.remove(&instance.name);
-            self.names.insert(to.clone(), key);
-            instance.name = to.clone();
-            instance.snapshot = None;
-            instance.rendered.clear();
-            self.listing_changed();
-        }
+    /// Renames an instance whose directory was renamed, and lists what differs.
+    pub fn rename(&mut self, key: Key, to: &Name, host: &Host) -> Vec<Change> {
+        let Some(instance) = self.instances.get_mut(&key) else { return Vec::new() };
+        self.names.remove(&instance.name);
+        self.names.insert(to.clone(), key);
+        instance.name = to.clone();
+        instance.snapshot = None;
+        self.listing_changed();
+        // Nothing fails for an instance that is there.
+        self.render(key, host).unwrap_or_default()
     }
 
     fn listing_changed(&mut self) {

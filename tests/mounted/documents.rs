@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         a_refused_first_document_leaves_a_draft,
         b01_an_empty_document_is_refused,
         b_bad_values_are_refused_by_field,
+        b26_a_mount_of_a_file_is_refused,
         unknown_keys_are_warnings,
         several_faults_are_reported_together,
         f10_dd_with_one_byte_blocks_writes_20_kib,
@@ -176,6 +177,23 @@ fn b_bad_values_are_refused_by_field() -> Outcome {
         ensure!(error.contains(field), "for {snippet:?} error says {error:?}, which does not name {field}");
         expect_document(&fleet, "foo", FAKE, snippet)?;
     }
+    Ok(())
+}
+
+fn b26_a_mount_of_a_file_is_refused() -> Outcome {
+    let fleet = with_instance()?;
+    let with = |location: &str| format!("{FAKE}mounts:\n- location: /var/tmp\n- location: {location}\n");
+    fs::write(fleet.root().join("file.yaml"), with("/etc/profile"))?;
+    let ran = fleet.sh("cp ~/file.yaml foo/lima.yaml")?;
+    ensure!(ran.code != 0 && ran.err.contains("Invalid argument"), "{ran:?}");
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("mounts[1].location") && error.contains("is not a directory"), "{error:?}");
+    let line = FAKE.lines().count() + 3;
+    ensure!(error.contains(&format!("line {line}")), "{error:?}");
+    expect_document(&fleet, "foo", FAKE, "a refusal")?;
+    // One that is not there may yet come.
+    fs::write(fleet.root().join("missing.yaml"), with("/there/is/none"))?;
+    fleet.ok("cp ~/missing.yaml foo/lima.yaml")?;
     Ok(())
 }
 

@@ -251,7 +251,7 @@ fn last_event(process: &Process, expected: bool) -> VmEvent {
             VmEvent::Exited { clean: false, reason: format!("killed by signal {signal}") }
         }
         _ if expected => VmEvent::Exited { clean: true, reason: "shut down".into() },
-        _ => VmEvent::Exited { clean: false, reason: "ended".into() },
+        _ => VmEvent::Exited { clean: false, reason: "told to".into() },
     }
 }
 

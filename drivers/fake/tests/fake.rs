@@ -63,7 +63,7 @@ async fn it_is_found_again_in_its_pause_and_killed() {
 #[tokio::test]
 async fn it_ends_by_itself_as_told() {
     for (behaviour, last) in
-        [(r#"{"dieAfterMs": 20}"#, exited(false, "ended")), (r#"{"powerOffAfterMs": 20}"#, exited(true, "shut down"))]
+        [(r#"{"dieAfterMs": 20}"#, exited(false, "told to")), (r#"{"powerOffAfterMs": 20}"#, exited(true, "shut down"))]
     {
         let dir = tempfile::tempdir().unwrap();
         let fake = fake(&dir, behaviour).await;

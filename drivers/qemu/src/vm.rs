@@ -20,6 +20,8 @@ use crate::{boot, names};
 /// Events that wait for a reader.
 const EVENTS: usize = 64;
 const STDERR_TAIL: usize = 4096;
+/// Only the parent of a process is told how it ended.
+const UNKNOWN: &str = "its exit status went to an earlier hostagent";
 /// For the tasks to take in the last words of a QEMU that is gone.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// SIGKILL is not refused, but memory takes time to free and a disk may hold the process for a while.
@@ -152,7 +154,7 @@ impl End {
                 let words = self.stderr.last_line().map(|line| format!(": {line}")).unwrap_or_default();
                 (false, format!("exited with status {code}{words}"))
             }
-            Ending::Unknown => (shutdown || *self.stopping.borrow(), "ended".into()),
+            Ending::Unknown => (shutdown || *self.stopping.borrow(), UNKNOWN.into()),
         };
         VmEvent::Exited { clean, reason }
     }

@@ -1,17 +1,17 @@
-//! lookup, stat, listing, and the changes of directories.
+//! lookup, stat, listing, and the other questions about what is there.
 
 use std::time::SystemTime;
 
 use super::handle::{DirEntry, Fh, Open};
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
-use super::node::{Body, DEFINITION, INSTANCE, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::node::{Body, DEFINITION, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::Tree;
 use super::wait::Condition;
-use super::{Attr, Caller, Kind, Opened, Outcome, View};
+use super::{Attr, Caller, Kind, Opened, View};
 use crate::error::{Error, Result};
-use crate::names::{self, Name};
+use crate::names;
 
 /// What setattr(2) is asked for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,7 +47,7 @@ impl View {
         Ok(attr)
     }
 
-    fn attr_of(&self, tree: &mut Tree, target: &Target) -> Result<Attr> {
+    pub(super) fn attr_of(&self, tree: &mut Tree, target: &Target) -> Result<Attr> {
         let ino = tree.number(target);
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         let read = if self.0.shared { 0o444 } else { 0o400 };
@@ -216,218 +216,6 @@ impl View {
         Ok(entries)
     }
 
-    pub fn mkdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<Attr> {
-        match self.target(parent) {
-            Ok(Target::Root) => {}
-            Ok(_) => return self.refused(parent, Error::forbidden(name, "no directories can be made here")),
-            Err(error) => return Err(error).into(),
-        }
-        if name.starts_with('.') {
-            return self.refused(parent, Error::forbidden(name, "names with a dot in front are limafs's own"));
-        }
-        let name = match Name::parse(name) {
-            Ok(name) => name,
-            Err(error) => return self.refused(parent, error),
-        };
-        if self.is_publisher(caller) {
-            return self.show(&name).into();
-        }
-        let view = self.clone();
-        Outcome::later(async move { view.create(name).await })
-    }
-
-    /// Puts an instance that is on disk into the tree.
-    pub(super) fn show(&self, name: &Name) -> Result<Attr> {
-        let mut tree = self.0.tree.lock();
-        tree.add(name)?;
-        let key = tree.key(name.as_str()).ok_or_else(|| missing(name.as_str()))?;
-        self.watch(key, name);
-        self.attr_of(&mut tree, &Target::Instance(key))
-    }
-
-    pub fn rmdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<()> {
-        let found = self.child_of(parent, name);
-        match found {
-            Ok(Target::Instance(key)) if self.is_publisher(caller) => self.hide(key).into(),
-            Ok(Target::Instance(key)) => {
-                let view = self.clone();
-                Outcome::later(async move { view.delete(key).await })
-            }
-            // Part of `rm -r` of the instance.
-            Ok(Target::WaitDir(_)) => Ok(()).into(),
-            Ok(Target::Templates) => self.refused(parent, Error::forbidden(name, "is limafs's own")),
-            Ok(_) => Err(not_a_directory()).into(),
-            Err(error) => Err(error).into(),
-        }
-    }
-
-    /// Takes an instance whose directory is gone out of the tree.
-    fn hide(&self, key: Key) -> Result<()> {
-        let mut tree = self.0.tree.lock();
-        let dir = tree.home.path().join(tree.instance(key)?.name.as_str());
-        if dir.exists() {
-            return Err(Error::busy(dir.display().to_string(), "is still there"));
-        }
-        tree.remove(key);
-        drop(tree);
-        self.wake(key);
-        Ok(())
-    }
-
-    pub fn unlink(&self, caller: Caller, parent: Ino, name: &str) -> Result<()> {
-        match self.child_of(parent, name)? {
-            Target::Scratch(key, _) => {
-                let mut tree = self.0.tree.lock();
-                let instance = tree.instance_mut(key)?;
-                instance.changed = SystemTime::now();
-                instance.scratch.remove(name)
-            }
-            // `rm -r` unlinks before it removes the directory, whose rmdir decides: nothing is lost here.
-            Target::Node(key, id) => {
-                self.0.tree.lock().instance_mut(key)?.unlinked.add(caller.pid, id);
-                Ok(())
-            }
-            Target::Instance(_) | Target::WaitDir(_) | Target::Templates => {
-                Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
-            }
-            _ => {
-                let error = Error::forbidden(name, "cannot be removed");
-                self.refuse(None, &error);
-                Err(error)
-            }
-        }
-    }
-
-    pub fn rename(&self, caller: Caller, from: (Ino, &str), to: (Ino, &str), keep: bool) -> Outcome<()> {
-        let source = match self.child_of(from.0, from.1) {
-            Ok(target) => target,
-            Err(error) => return Err(error).into(),
-        };
-        let existing = self.child_of(to.0, to.1).ok();
-        if keep && existing.is_some() {
-            return Err(Error::Exists { what: to.1.into() }).into();
-        }
-        match (source, self.target(to.0)) {
-            (Target::Instance(key), Ok(Target::Root)) => self.rename_instance(caller, key, to.1, existing.is_some()),
-            (Target::Scratch(key, serial), Ok(Target::Instance(dir))) if key == dir => {
-                self.rename_scratch(key, serial, from.1, to.1)
-            }
-            (Target::Node(key, id), Ok(Target::Instance(dir))) if key == dir => {
-                self.copy_out(key, id, to.1).inspect(|()| self.forget_entry(to.0, to.1)).into()
-            }
-            _ => self.refused(from.0, Error::forbidden(from.1, "cannot be moved there")),
-        }
-    }
-
-    fn rename_instance(&self, caller: Caller, key: Key, to: &str, exists: bool) -> Outcome<()> {
-        let name = match Name::parse(to) {
-            Ok(_) if exists => return Err(not_empty(to)).into(),
-            Ok(name) => name,
-            Err(error) => return self.refused(Ino::ROOT, error),
-        };
-        if self.is_publisher(caller) {
-            self.0.tree.lock().rename(key, &name);
-            return Ok(()).into();
-        }
-        let view = self.clone();
-        Outcome::later(async move { view.move_to(key, name).await })
-    }
-
-    /// An editor's save by rename: onto lima.yaml it is a definition, else scratch stays scratch.
-    fn rename_scratch(&self, key: Key, serial: u64, from: &str, to: &str) -> Outcome<()> {
-        let mut tree = self.0.tree.lock();
-        let instance = match tree.instance_mut(key) {
-            Ok(instance) => instance,
-            Err(error) => return Err(error).into(),
-        };
-        match NodeId::by_name(to) {
-            None if to == WAIT_DIR => return Err(Error::forbidden(to, "is limafs's own")).into(),
-            None => {
-                instance.changed = SystemTime::now();
-                return instance.scratch.rename(from, to).into();
-            }
-            Some(DEFINITION) => {}
-            Some(_) => return Err(Error::forbidden(to, "cannot be replaced")).into(),
-        }
-        let Some(bytes) = instance.scratch.by_serial(serial).map(|file| file.bytes().to_vec()) else {
-            return Err(stale()).into();
-        };
-        let (view, from) = (self.clone(), from.to_owned());
-        Outcome::later(async move {
-            view.define(key, bytes).await?;
-            view.0.tree.lock().instance_mut(key)?.scratch.remove(&from)
-        })
-    }
-
-    /// `sed -i.bak`, `mv lima.yaml x`: the definition stays, the new name gets its bytes.
-    fn copy_out(&self, key: Key, id: NodeId, to: &str) -> Result<()> {
-        if id != DEFINITION || NodeId::by_name(to).is_some() || to == WAIT_DIR {
-            return Err(Error::forbidden(id.node().name, "cannot be moved"));
-        }
-        let mut tree = self.0.tree.lock();
-        let bytes = tree.rendered(key, id, &self.0.host)?.bytes.to_vec();
-        let instance = tree.instance_mut(key)?;
-        if instance.scratch.by_name(to).is_some() {
-            instance.scratch.remove(to)?;
-        }
-        instance.scratch.create(to, ScratchBody::File(bytes), 0o600)?;
-        instance.changed = SystemTime::now();
-        Ok(())
-    }
-
-    /// The kernel moves the entry of a renamed file; here the file stays where it was.
-    fn forget_entry(&self, parent: Ino, name: &str) {
-        self.0.announcer.announce([super::announce::Change::Entry { parent, name: name.into() }]);
-    }
-
-    /// Creates a scratch file and opens it; or opens a node whose creator has unlinked it before.
-    pub fn create_file(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &str,
-        perm: u16,
-        flags: i32,
-    ) -> Result<(Attr, Opened)> {
-        if let Ok(target @ Target::Node(key, id)) = self.child_of(parent, name) {
-            let unlinked = self.0.tree.lock().instance_mut(key)?.unlinked.take(caller.pid, id);
-            if flags & libc::O_EXCL != 0 && !unlinked {
-                return Err(Error::Exists { what: name.into() });
-            }
-            let attr = self.attr_of(&mut self.0.tree.lock(), &target)?;
-            let empty = if unlinked { libc::O_TRUNC } else { 0 };
-            let opened = self.open(caller, attr.ino, flags | empty)?;
-            return Ok((attr, opened));
-        }
-        let (key, serial) = self.make_scratch(parent, name, ScratchBody::File(Vec::new()), perm)?;
-        let target = Target::Scratch(key, serial);
-        let attr = self.attr_of(&mut self.0.tree.lock(), &target)?;
-        let append = flags & libc::O_APPEND != 0;
-        let fh = self.0.handles.lock().insert(attr.ino, Open::Scratch { key, serial, append });
-        Ok((attr, Opened { fh, direct: true, quiet: true }))
-    }
-
-    pub fn symlink(&self, parent: Ino, name: &str, to: &[u8]) -> Result<Attr> {
-        let (key, serial) = self.make_scratch(parent, name, ScratchBody::Symlink(to.to_vec()), 0o777)?;
-        self.attr_of(&mut self.0.tree.lock(), &Target::Scratch(key, serial))
-    }
-
-    fn make_scratch(&self, parent: Ino, name: &str, body: ScratchBody, perm: u16) -> Result<(Key, u64)> {
-        let Target::Instance(key) = self.target(parent)? else {
-            let error = Error::forbidden(name, "only instances can be made here, with mkdir");
-            self.refuse(None, &error);
-            return Err(error);
-        };
-        let mut tree = self.0.tree.lock();
-        if INSTANCE.iter().any(|node| node.name == name) || name == WAIT_DIR {
-            return Err(Error::Exists { what: name.into() });
-        }
-        let instance = tree.instance_mut(key)?;
-        let serial = instance.scratch.create(name, body, perm & 0o777)?.serial;
-        instance.changed = SystemTime::now();
-        Ok((key, serial))
-    }
-
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         if let Target::Scratch(key, serial) = self.target(ino)?
             && let Some(ScratchFile { body: ScratchBody::Symlink(to), .. }) =
@@ -443,16 +231,9 @@ impl View {
         rustix::fs::statvfs(self.0.home.path()).map_err(|errno| Error::io(self.0.home.path())(errno.into()))
     }
 
-    fn child_of(&self, parent: Ino, name: &str) -> Result<Target> {
+    pub(super) fn child_of(&self, parent: Ino, name: &str) -> Result<Target> {
         let parent = self.target(parent)?;
         child(&mut self.0.tree.lock(), &parent, name)
-    }
-
-    /// Notes a refusal where people look for it, and answers with it.
-    fn refused<T>(&self, parent: Ino, error: Error) -> Outcome<T> {
-        let key = self.target(parent).ok().and_then(|target| target.key());
-        self.refuse(key, &error);
-        Err(error).into()
     }
 }
 
@@ -512,14 +293,10 @@ fn log_attr(ino: Ino, path: &std::path::Path, otherwise: SystemTime, perm: u16) 
     Attr::file(ino, meta.map_or(0, |meta| meta.len()), mtime, perm).uncached()
 }
 
-fn missing(name: &str) -> Error {
+pub fn missing(name: &str) -> Error {
     Error::Missing { what: name.into() }
 }
 
-fn not_a_directory() -> Error {
+pub fn not_a_directory() -> Error {
     Error::Io { path: "node".into(), source: std::io::Error::from_raw_os_error(libc::ENOTDIR) }
-}
-
-fn not_empty(name: &str) -> Error {
-    Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::ENOTEMPTY) }
 }
