@@ -64,13 +64,13 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     Err(Error::Document(faults.into_lines(&tree).into_iter().chain(warnings).collect()))
 }
 
-/// What only the disk can tell of a document that [`load`] accepts, asked when it is written and never again: whether the
-/// locations of its mounts are directories. One that is not there yet may come.
-pub fn check_host(text: &[u8], filled: &Config) -> Result<()> {
+/// What only the disk can tell of a document that [`load`] accepts: no location of a mount is something else than a
+/// directory. One that is not there yet may come.
+pub fn check_locations(text: &[u8], filled: &Config, is_other: impl Fn(&str) -> bool) -> Result<()> {
     let mut faults = Remarks::default();
     for (index, mount) in filled.mounts.iter().flatten().enumerate() {
         let location = mount.location.as_deref().unwrap_or_default();
-        if std::fs::metadata(location).is_ok_and(|meta| !meta.is_dir()) {
+        if is_other(location) {
             faults.add(format!("mounts[{index}].location"), format!("{location:?} is not a directory"));
         }
     }

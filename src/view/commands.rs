@@ -271,7 +271,9 @@ impl View {
 /// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.
 fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
     let new = snapshot.load(text)?.filled;
-    config::check_host(text, &new)?;
+    // Asked once, when it is written: a disk may be slow, and what is on it changes.
+    let is_other = |location: &str| std::fs::metadata(location).is_ok_and(|meta| !meta.is_dir());
+    config::check_locations(text, &new, is_other)?;
     match snapshot.loaded() {
         Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
         _ => Ok(()),

@@ -133,7 +133,7 @@ struct Batch {
     events: bool,
     instances: HashSet<Key>,
     sockets: HashSet<Key>,
-    new_logs: HashSet<Key>,
+    new_logs: HashSet<(Key, NodeId)>,
     grown: HashSet<(Key, NodeId)>,
 }
 
@@ -153,8 +153,8 @@ impl Batch {
                 Some(names::LIMA_YAML | names::RECORD | names::PROTECTED | names::SSH_CONFIG) => {
                     self.instances.insert(key);
                 }
-                Some(file) if mask.contains(EventMask::CREATE) && is_log(file) => {
-                    self.new_logs.insert(key);
+                Some(file) if mask.contains(EventMask::CREATE) => {
+                    self.new_logs.extend(log(file).map(|id| (key, id)));
                 }
                 _ => {}
             },
@@ -162,8 +162,9 @@ impl Batch {
     }
 }
 
-fn is_log(file: &str) -> bool {
-    NodeId::all().any(|id| matches!(id.node().body, Body::Log(log) if log == file))
+/// The node that shows a file as a log.
+fn log(file: &str) -> Option<NodeId> {
+    NodeId::all().find(|id| matches!(id.node().body, Body::Log(log) if log == file))
 }
 
 fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchDescriptor, Watched>>) {
@@ -209,8 +210,10 @@ impl View {
         for key in batch.sockets {
             self.expect_agent(key);
         }
-        for key in batch.new_logs {
+        for (key, id) in batch.new_logs {
             self.watch_logs(key);
+            // What was written before it was watched.
+            self.grew(key, id);
         }
         for (key, id) in batch.grown {
             self.grew(key, id);

@@ -32,9 +32,9 @@ fn with_instance() -> Result<Fleet, Failed> {
     Ok(fleet)
 }
 
-/// A `cat` that waits, once it really does (it sleeps in the kernel).
+/// A `cat` that waits, once it really does (it sleeps in the kernel). The tests themselves may run under nohup.
 fn waiting(fleet: &Fleet, file: &str) -> Result<Job, Failed> {
-    let mut job = fleet.start(&format!("exec cat {file}"))?;
+    let mut job = fleet.start(&format!("exec env --default-signal cat {file}"))?;
     wait_until("cat is waiting", secs(5), || {
         procs::arguments(job.pid()).first().is_some_and(|name| name == "cat") && is_in_read(job.pid())
     })?;
