@@ -181,10 +181,15 @@ def a_thousand():
     ratio = ours / theirs
     row("1,000 instances: second ls -l : tmpfs", f"{ratio:.2f} ({ours * 1e3:.1f} : {theirs * 1e3:.1f} ms)", "<= 2", ratio <= 2)
     files = [one.path(f"i{number:03}", "state") for number in range(1000)]
-    cat = best_of(5, "cat", *files) / 1000 * 1e6
-    row("1,000 instances: cat */state, each", f"{cat:.0f} us", "< 60 us", cat < 60)
-    loop = calls("each", *files)[0] / 1e3
-    row("1,000 instances: the same in a loop of one process", f"{loop:.0f} us", "< 60 us", loop < 60)
+    # A request costs two switches between processes, which on a machine whose processors sleep is most of the time:
+    # hence the same beside it on the minimal file system, in turns.
+    with minfs() as least:
+        same = [f"{least}/state"] * len(files)
+        pairs = [(best_of(1, "cat", *files), best_of(1, "cat", *same)) for _ in range(5)]
+        cat, least_cat = (min(pair[side] for pair in pairs) / 1000 * 1e6 for side in (0, 1))
+        row("1,000 instances: cat */state, each", f"{cat:.0f} us", "< 60 us", cat < 60)
+        ratio = cat / least_cat
+        row("1,000 instances: cat */state : minimal C libfuse3", f"{ratio:.2f} ({cat:.0f} : {least_cat:.0f} us)", "<= 1.2", ratio <= 1.2)
     one.unmount()
     shutil.rmtree(one.dir)
 
