@@ -13,8 +13,8 @@ use super::state::{Action, Call};
 use super::steps::Prepared;
 use crate::error::{Error, Result};
 
-/// How long a guest has to power down.
-const GRACE: Duration = Duration::from_secs(60);
+/// How long a guest has to power down; as long as Lima gives it.
+const GRACE: Duration = Duration::from_secs(180);
 /// What a driver may take beyond `GRACE`.
 const SLACK: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(10);
