@@ -5,7 +5,7 @@ use limafs_driver::{Config, Mount, mount_tag};
 use serde_json::{Map, Value, json};
 
 use super::scripts::{EARLY, START, WATCH};
-use super::{Entry, Guest, env, one_line, provision, required};
+use super::{Entry, Guest, certificates, env, one_line, provision, required};
 use crate::error::{Error, Result};
 
 /// Where cloud-init looks for what it runs at every boot; Lima's file, so that either tool replaces the other's.
@@ -48,7 +48,7 @@ fn user_data(guest: &Guest, iid: &str) -> Result<Value> {
         data.insert("manage_resolv_conf".into(), json!(true));
         data.insert("resolv_conf".into(), json!({ "nameservers": dns }));
     }
-    data.extend(ca_certs(config)?.map(|certs| ("ca_certs".into(), certs)));
+    data.extend(ca_certs(guest).map(|certs| ("ca_certs".into(), certs)));
     let mut commands = vec![early(guest, iid)?];
     commands.extend(provision::bootcmds(config)?);
     data.insert("bootcmd".into(), json!(commands));
@@ -116,15 +116,10 @@ fn access(mount: &Mount) -> &'static str {
     if mount.writable.unwrap_or(false) { "rw" } else { "ro" }
 }
 
-fn ca_certs(config: &Config) -> Result<Option<Value>> {
-    let Some(ca) = &config.ca_certs else { return Ok(None) };
-    if ca.files.as_ref().is_some_and(|files| !files.is_empty()) {
-        return Err(Error::unsupported("caCerts.files", "not supported yet, put the certificates into caCerts.certs"));
-    }
-    let remove = ca.remove_defaults.unwrap_or(false);
-    let certs = ca.certs.as_deref().unwrap_or_default();
-    let is_needed = remove || !certs.is_empty();
-    Ok(is_needed.then(|| json!({ "remove_defaults": remove, "trusted": certs })))
+fn ca_certs(guest: &Guest) -> Option<Value> {
+    let certs = certificates::all(guest);
+    let remove = certificates::removes_defaults(guest.config);
+    (remove || !certs.is_empty()).then(|| json!({ "remove_defaults": remove, "trusted": certs }))
 }
 
 fn network_config(guest: &Guest) -> Value {

@@ -2,10 +2,11 @@
 //! Read line by line in the guest and never by a shell, so that values need no quoting; they must not contain line breaks.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use limafs_driver::Config;
 
-use super::{Entry, Guest, one_line, provision, required};
+use super::{Entry, Guest, certificates, one_line, provision, required};
 use crate::error::{Error, Result};
 
 const PROXIES: [&str; 4] = ["ftp_proxy", "http_proxy", "https_proxy", "no_proxy"];
@@ -67,13 +68,16 @@ fn seen_from_guest(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (user, address) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
-    for local in ["localhost", "127.0.0.1", "[::1]"] {
-        if let Some(port) = address.strip_prefix(local).filter(|port| port.is_empty() || port.starts_with(':')) {
-            let separator = if scheme.is_empty() { "" } else { "://" };
-            return format!("{scheme}{separator}{user}{GATEWAY}{port}{path}");
-        }
+    let end = if address.starts_with('[') { address.find(']').map(|at| at + 1) } else { address.find(':') };
+    let (host, port) = address.split_at(end.unwrap_or(address.len()));
+    let is_local = host.eq_ignore_ascii_case("localhost")
+        || host.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback())
+        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: Ipv6Addr| ip.is_loopback());
+    if !is_local {
+        return url.to_owned();
     }
-    url.to_owned()
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{user}{GATEWAY}{port}{path}")
 }
 
 fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
@@ -98,6 +102,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
         ("SLIRP_IP_ADDRESS", ADDRESS.to_owned()),
         ("VMTYPE", text("vmType", config.vm_type.as_deref())?),
         ("PLAIN", flag(config.plain)),
+        ("SKIP_DEFAULT_DEPENDENCY_RESOLUTION", flag(Some(provision::skips_packages(config)))),
         ("PASSWORDLESS_SUDO", flag(Some(user.passwordless_sudo.unwrap_or(true)))),
     ]
     .map(|(key, value)| (key.to_owned(), value))
@@ -105,7 +110,10 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     lines.extend(mounts(config)?);
     lines.extend(provision::data_env(config)?);
     let mut text: String = lines.iter().map(|(key, value)| format!("LIMA_CIDATA_{key}={value}\n")).collect();
-    text.push_str(&format!("LIMAFS_BOOT_PORT={}\n", one_line("boot port", guest.boot_port)?));
+    let remove = if certificates::removes_defaults(config) { "1" } else { "" };
+    let zone = one_line("timezone", config.timezone.as_deref().unwrap_or_default())?;
+    let port = one_line("boot port", guest.boot_port)?;
+    text.push_str(&format!("LIMAFS_BOOT_PORT={port}\nLIMAFS_TIMEZONE={zone}\nLIMAFS_CA_REMOVE_DEFAULTS={remove}\n"));
     Ok(text)
 }
 

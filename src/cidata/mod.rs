@@ -4,10 +4,12 @@
 //! meta-data user-data network-config      read by cloud-init
 //! boot.sh lima.env param.env util/        our boot, started by user-data's per-boot script
 //! boot.essential.Linux/ boot.Linux/       ours and the driver's, in that order
+//! ca-certs/lima-%04d.crt                  certificates to trust
 //! provision.{dependency,data,system,user}/%08d   the user's, numbered by their place in lima.yaml
 //! ```
 //! Everything on it belongs to root and is closed to others: `env` and `param` may hold secrets.
 
+mod certificates;
 mod cloud;
 mod env;
 mod iso;
@@ -22,6 +24,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::names::Name;
 
+pub use env::params;
 pub use iso::iso;
 
 /// Everything that the guest is told.
@@ -40,6 +43,8 @@ pub struct Guest<'a> {
     pub boot_port: &'a str,
     /// From the driver: `boot.Linux/FILE` to its bytes.
     pub boot_scripts: &'a BTreeMap<String, Vec<u8>>,
+    /// What is in the files of `caCerts.files`, which are the host's.
+    pub ca_files: &'a [String],
     /// The hostagent's environment, from which only proxy variables are taken.
     pub host_env: &'a BTreeMap<String, String>,
 }
@@ -89,7 +94,7 @@ fn entries(guest: &Guest, iid: &str) -> Result<Vec<Entry>> {
     let mut files = BTreeMap::new();
     let fixed = scripts::entries().chain(scripts::of_driver(guest.boot_scripts)?);
     let told = cloud::entries(guest, iid)?.into_iter().chain(env::entries(guest, iid)?);
-    for entry in fixed.chain(told).chain(provision::entries(guest.config)?) {
+    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provision::entries(guest.config)?) {
         files.insert(entry.path.clone(), entry);
     }
     Ok(files.into_values().collect())

@@ -8,6 +8,10 @@ use super::scripts::STEP;
 use super::{Entry, one_line, required};
 use crate::error::{Error, Result};
 
+/// A yq of the guest's own would be another program in each distribution, and in most none.
+const YQ: &str = "`yq` needs the guest agent, which limafs does not put into guests yet; use `data` or `system`";
+const ANSIBLE: &str = "`ansible` runs a playbook on this host, which limafs does not";
+
 /// A command line argument of Linux has at most 128 KiB.
 const BOOT_SCRIPT_MAX: usize = 96 * 1024;
 
@@ -21,9 +25,8 @@ pub fn entries(config: &Config) -> Result<Vec<Entry>> {
                 entries.push(Entry::script(path(mode, index), text(index, "script", item.script.as_deref())?));
             }
             "data" => entries.push(Entry::text(path("data", index), item.content.clone().unwrap_or_default())),
-            mode @ ("yq" | "ansible") => {
-                return Err(Error::unsupported(field(index, "mode"), format!("`{mode}` is not supported yet")));
-            }
+            "yq" => return Err(Error::unsupported(field(index, "mode"), YQ)),
+            "ansible" => return Err(Error::unsupported(field(index, "mode"), ANSIBLE)),
             mode => return Err(Error::invalid(field(index, "mode"), format!("`{mode}` is unknown"))),
         }
     }
@@ -63,6 +66,11 @@ pub fn data_env(config: &Config) -> Result<Vec<(String, String)>> {
         lines.extend(fields.map(|(key, value)| (format!("DATAFILE_{index:08}_{key}"), value.to_owned())));
     }
     Ok(lines)
+}
+
+/// Whether a `dependency` script says that it brings all that is needed.
+pub fn skips_packages(config: &Config) -> bool {
+    items(config).any(|(_, item)| mode(item) == "dependency" && item.skip_default_dependency_resolution == Some(true))
 }
 
 fn items(config: &Config) -> impl Iterator<Item = (usize, &Provision)> {

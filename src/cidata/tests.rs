@@ -9,6 +9,7 @@ struct Told {
     keep_host_keys: bool,
     boot_port: String,
     scripts: BTreeMap<String, Vec<u8>>,
+    ca_files: Vec<String>,
     env: BTreeMap<String, String>,
 }
 
@@ -27,6 +28,7 @@ fn told() -> Told {
         keep_host_keys: false,
         boot_port: "io.limafs.boot.0".into(),
         scripts: BTreeMap::new(),
+        ca_files: Vec::new(),
         env: BTreeMap::new(),
     }
 }
@@ -42,6 +44,7 @@ impl Told {
             mac: "52:55:55:01:02:03",
             boot_port: &self.boot_port,
             boot_scripts: &self.scripts,
+            ca_files: &self.ca_files,
             host_env: &self.env,
         })
     }
@@ -182,10 +185,10 @@ fn boot_scripts_are_commands_with_the_params_and_no_syntax() {
 
 #[test]
 fn modes_that_are_not_run_are_refused() {
-    for mode in ["yq", "ansible"] {
+    for (mode, why) in [("yq", "needs the guest agent"), ("ansible", "runs a playbook on this host")] {
         let error = told().provision([script("system", "true"), script(mode, "x")]).render().unwrap_err();
         assert_eq!(error.errno(), libc::EOPNOTSUPP);
-        assert_eq!(error.to_string(), format!("provision[1].mode: `{mode}` is not supported yet"));
+        assert!(error.to_string().starts_with(&format!("provision[1].mode: `{mode}` {why}")), "{error}");
     }
 }
 
@@ -223,7 +226,7 @@ fn env_and_param_are_plain_lines() {
 }
 
 #[test]
-fn proxies_of_the_host_win_and_are_seen_from_the_guest() {
+fn e25_proxies_of_the_host_win_and_are_seen_from_the_guest() {
     let mut told = told();
     told.config.env =
         Some(map(&[("HTTP_PROXY", "http://yaml:1"), ("https_proxy", "http://yaml:2"), ("FTP_PROXY", "")]));
@@ -233,6 +236,22 @@ fn proxies_of_the_host_win_and_are_seen_from_the_guest() {
     assert_eq!(told.text("etc_environment"), expected);
     told.config.propagate_proxy_env = Some(false);
     assert!(told.text("etc_environment").contains("http_proxy=http://yaml:1\n"));
+}
+
+#[test]
+fn e25_only_a_proxy_on_the_hosts_loopback_is_at_the_gateway() {
+    for (url, seen) in [
+        ("http://127.0.0.53:3128", "http://192.168.5.2:3128"),
+        ("http://[::1]:3128/", "http://192.168.5.2:3128/"),
+        ("LOCALHOST:1", "192.168.5.2:1"),
+        ("http://localhost.example:1", "http://localhost.example:1"),
+        ("http://10.0.0.1:1", "http://10.0.0.1:1"),
+        ("http://[fe80::1]:1", "http://[fe80::1]:1"),
+    ] {
+        let mut told = told();
+        told.env = map(&[("http_proxy", url)]);
+        assert_eq!(told.text("etc_environment"), format!("HTTP_PROXY={seen}\nhttp_proxy={seen}\n"), "{url}");
+    }
 }
 
 #[test]
@@ -258,12 +277,23 @@ fn the_network_has_one_card_found_by_its_address() {
 }
 
 #[test]
-fn certificates_are_told_and_files_of_them_refused() {
+fn certificates_of_files_come_before_those_that_are_written_out() {
+    assert_eq!(told().user_data().get("ca_certs"), None);
     let mut told = told();
+    told.ca_files = vec!["FILE\n".into()];
     told.config.ca_certs = Some(CaCerts { certs: Some(vec!["PEM\n".into()]), ..CaCerts::default() });
-    assert_eq!(told.user_data()["ca_certs"], json!({ "remove_defaults": false, "trusted": ["PEM\n"] }));
-    told.config.ca_certs = Some(CaCerts { files: Some(vec!["/x".into()]), ..CaCerts::default() });
-    assert_eq!(told.render().unwrap_err().errno(), libc::EOPNOTSUPP);
+    assert_eq!(told.user_data()["ca_certs"], json!({ "remove_defaults": false, "trusted": ["FILE\n", "PEM\n"] }));
+    assert_eq!(told.text("ca-certs/lima-0000.crt"), "FILE\n");
+    assert_eq!(told.text("ca-certs/lima-0001.crt"), "PEM\n");
+    assert!(told.text("lima.env").contains("LIMAFS_CA_REMOVE_DEFAULTS=\n"));
+}
+
+#[test]
+fn packages_are_left_to_a_dependency_script_that_says_so() {
+    const KEY: &str = "LIMA_CIDATA_SKIP_DEFAULT_DEPENDENCY_RESOLUTION";
+    let skipping = Provision { skip_default_dependency_resolution: Some(true), ..script("dependency", "true") };
+    assert!(told().provision([script("dependency", "true")]).text("lima.env").contains(&format!("{KEY}=\n")));
+    assert!(told().provision([skipping]).text("lima.env").contains(&format!("{KEY}=1\n")));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::actor::Facts;
 use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
-use super::{process, ready};
+use super::{process, ready, ready::user_probes};
 use crate::config::{self, Context};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -148,7 +148,8 @@ impl Boot {
         };
         // What a guest reported to an earlier hostagent it does not report again.
         let push = is_fresh && !info.boot_port.is_empty();
-        Ok(Prepared { driver, facts, login, plain: instance.config.plain == Some(true), push })
+        let plain = instance.config.plain == Some(true);
+        Ok(Prepared { driver, facts, login, plain, push, probes: user_probes::of(&instance.config)? })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {

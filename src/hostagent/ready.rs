@@ -7,6 +7,7 @@
 
 mod lines;
 mod probe;
+pub mod user_probes;
 
 #[cfg(test)]
 mod tests;
@@ -42,12 +43,15 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
         tracing::warn!("{error}");
     }
     say(tell, Event::Ssh).await;
-    if prepared.plain || prepared.facts.iid.is_empty() {
-        session.close().await;
-        return say(tell, Event::Done(vec![])).await;
+    let mut session = Some(session);
+    let mut failures = Vec::new();
+    if !prepared.plain && !prepared.facts.iid.is_empty() {
+        say(tell, Event::Step(Step::named("waiting for cloud-init"))).await;
+        failures = finish(login, &mut session, &mut guest, tell).await;
     }
-    say(tell, Event::Step(Step::named("waiting for cloud-init"))).await;
-    finish(login, session, &mut guest, tell).await;
+    failures.extend(user_probes::run(&prepared.probes, login, &mut session, user_probes::LIMITS, tell).await);
+    close(session).await;
+    say(tell, Event::Done(failures)).await;
 }
 
 /// Comes back with a session in which a command ran. Tells once when that takes too long or cannot be, and goes on.
@@ -94,20 +98,18 @@ struct Told {
     host_key: bool,
 }
 
-/// Waits for the end of the boot scripts: the guest's word, or its markers read in one long command.
-async fn finish(login: &Login, session: Session, guest: &mut lines::Guest, tell: &Tell) {
+/// Waits for the end of the boot scripts: the guest's word, or its markers read in one long command. What failed.
+async fn finish(login: &Login, session: &mut Option<Session>, guest: &mut lines::Guest, tell: &Tell) -> Vec<String> {
     let begun = Instant::now();
     let iid = guest.iid().to_owned();
-    let mut session = Some(session);
     let mut told = false;
     loop {
         let seen = tokio::select! {         // cancel-safe: what the guest said is kept in `guest`; a look is repeated
             () = guest.done() => break,
-            seen = look(login, &mut session, &iid) => seen,
+            seen = look(login, session, &iid) => seen,
         };
         if let Some(failed) = seen {
-            close(session).await;
-            return say(tell, Event::Done(failed)).await;
+            return failed;
         }
         if !told && begun.elapsed() >= PATIENCE {
             told = true;
@@ -115,38 +117,26 @@ async fn finish(login: &Login, session: Session, guest: &mut lines::Guest, tell:
             say(tell, Event::Late(why)).await;
         }
     }
-    conclude(login, session, guest, tell).await;
+    conclude(login, session, guest).await
 }
 
 /// The guest said that it is done. Its own words name what failed.
-async fn conclude(login: &Login, session: Option<Session>, guest: &lines::Guest, tell: &Tell) {
+async fn conclude(login: &Login, session: &mut Option<Session>, guest: &lines::Guest) -> Vec<String> {
     let mut failures = guest.failures();
     if failures.is_empty() && guest.exit() != Some(0) {
         // The names were lost on the way; the guest keeps them in a file.
-        let mut session = session;
-        failures = look(login, &mut session, guest.iid()).await.unwrap_or_default();
-        close(session).await;
+        failures = look(login, session, guest.iid()).await.unwrap_or_default();
         if failures.is_empty() {
             failures.push(format!("the boot scripts ended with exit code {}", guest.exit().unwrap_or(-1)));
         }
-    } else {
-        close(session).await;
     }
-    say(tell, Event::Done(failures)).await;
+    failures
 }
 
 /// One look at the markers, that lasts until they are there or `LOOK` is over. `None`: not done yet.
 async fn look(login: &Login, session: &mut Option<Session>, iid: &str) -> Option<Vec<String>> {
-    if session.is_none() {
-        let mut probe = probe::Probe::new(login.clone());
-        probe.slow_down();
-        match timeout(PATIENCE, probe.next()).await {
-            Ok(Ok(fresh)) => *session = Some(fresh),
-            _ => return None,
-        }
-    }
     let command = probe::marker_command(iid, LOOK);
-    let result = session.as_ref()?.exec(&command, LOOK + Duration::from_secs(30)).await;
+    let result = connect(login, session).await?.exec(&command, LOOK + Duration::from_secs(30)).await;
     match result {
         Ok(output) if output.exit == Some(0) => Some(lines::failures_of_file(&output.stdout)),
         Ok(_) => None,
@@ -157,6 +147,16 @@ async fn look(login: &Login, session: &mut Option<Session>, iid: &str) -> Option
             None
         }
     }
+}
+
+/// The session, opened again where it was lost.
+async fn connect<'a>(login: &Login, session: &'a mut Option<Session>) -> Option<&'a Session> {
+    if session.is_none() {
+        let mut probe = probe::Probe::new(login.clone());
+        probe.slow_down();
+        *session = timeout(PATIENCE, probe.next()).await.ok()?.ok();
+    }
+    session.as_ref()
 }
 
 async fn close(session: Option<Session>) {

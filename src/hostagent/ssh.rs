@@ -121,15 +121,24 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
 impl Session {
     /// Runs a command of the guest's shell, within `limit`.
     pub async fn exec(&self, command: &str, limit: Duration) -> Result<Output, Fault> {
-        match timeout(limit, self.run(command)).await {
+        self.exec_with(command, &[], limit).await
+    }
+
+    /// The same, with standard input.
+    pub async fn exec_with(&self, command: &str, input: &[u8], limit: Duration) -> Result<Output, Fault> {
+        match timeout(limit, self.run(command, input)).await {
             Ok(result) => result.map_err(unreachable),
             Err(_) => Err(Fault::Slow(limit)),
         }
     }
 
-    async fn run(&self, command: &str) -> Result<Output, russh::Error> {
+    async fn run(&self, command: &str, input: &[u8]) -> Result<Output, russh::Error> {
         let mut channel = self.handle.channel_open_session().await?;
         channel.exec(true, command).await?;
+        if !input.is_empty() && channel.data(input).await.is_ok() {
+            // A program that ended without reading has not failed for that.
+            let _ = channel.eof().await;
+        }
         let mut stdout = Vec::new();
         let mut exit = None;
         let mut ended = false;

@@ -8,6 +8,7 @@ use limafs_driver::Driver;
 use tokio::sync::mpsc;
 
 use super::actor::Facts;
+use super::ready::user_probes::UserProbe;
 use super::ssh::Login;
 use super::state::Event;
 use crate::error::Result;
@@ -23,6 +24,8 @@ pub struct Prepared {
     pub plain: bool,
     /// The guest reports its boot by itself.
     pub push: bool,
+    /// What lima.yaml itself asks the guest before it counts as ready.
+    pub probes: Vec<UserProbe>,
 }
 
 #[async_trait]

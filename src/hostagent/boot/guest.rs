@@ -7,7 +7,8 @@ use limafs_driver::{Config, Driver, mac_address};
 
 use super::Boot;
 use crate::cidata::{self, Guest};
-use crate::error::Result;
+use crate::config;
+use crate::error::{Error, Result};
 use crate::hostagent::ssh::{keys::Identity, pin};
 use crate::names;
 use crate::store;
@@ -26,6 +27,7 @@ pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, ide
         mac: &mac_address(&boot.host.machine_id, &boot.dir.to_string_lossy()),
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
+        ca_files: &ca_files(boot, config)?,
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;
@@ -83,6 +85,19 @@ fn ssh_keys(boot: &Boot, config: &Config, identity: &Identity) -> Vec<String> {
     }
     keys.retain(|key| !key.is_empty() && !key.starts_with('#'));
     keys
+}
+
+/// A file that cannot be read fails the start: a guest without it would fail later, and less plainly.
+fn ca_files(boot: &Boot, config: &Config) -> Result<Vec<String>> {
+    let files = config.ca_certs.as_ref().and_then(|ca| ca.files.as_deref()).unwrap_or_default();
+    let read = |file: &String| {
+        let path = config::expand_path(file, &boot.host.user.home);
+        let path = path.ok_or_else(|| Error::invalid("caCerts.files", format!("{file:?} is not an absolute path")))?;
+        let bytes = store::read_small(&path)?;
+        let bytes = bytes.ok_or_else(|| Error::Missing { what: format!("caCerts.files: {file}") })?;
+        String::from_utf8(bytes).map_err(|_| Error::invalid("caCerts.files", format!("{file} is not text (PEM)")))
+    };
+    files.iter().map(read).collect()
 }
 
 /// Variables that are not text cannot reach a guest.

@@ -53,7 +53,7 @@ struct Wait {
 impl Wait {
     fn begin(login: Option<Login>, push: bool, plain: bool) -> Self {
         let facts = Facts { iid: IID.into(), ..Facts::default() };
-        let prepared = Prepared { driver: Arc::new(Nothing), facts, login, plain, push };
+        let prepared = Prepared { driver: Arc::new(Nothing), facts, login, plain, push, probes: vec![] };
         let (tell, told) = mpsc::channel(64);
         let (lines, received) = mpsc::channel(64);
         let mut task = JoinSet::new();
@@ -161,6 +161,26 @@ async fn x22_a_changed_host_key_is_told_of_at_once_and_nobody_logs_in() {
     let Some(Event::Late(why)) = wait.next().await else { panic!("not told") };
     assert!(why.starts_with("the ssh host key of the guest is not the one of its first boot"), "{why}");
     assert_eq!(impostor.attempts_to_log_in(), 0);
+}
+
+#[tokio::test]
+async fn a_probe_is_tried_again_and_at_last_told_with_its_hint() {
+    let guest = Guest::start(Manners { exits: Some(("exec $program", 4)), ..Manners::default() }).await;
+    let login = guest.login().await;
+    let probe = limafs_driver::Probe {
+        description: Some("docker".into()),
+        script: Some("#!/bin/sh\n".into()),
+        hint: Some("see the log".into()),
+        ..limafs_driver::Probe::default()
+    };
+    let config = limafs_driver::Config { probes: Some(vec![probe]), ..limafs_driver::Config::default() };
+    let limits = user_probes::Limits { patience: Duration::from_millis(100), pause: Duration::from_millis(5) };
+    let (tell, mut told) = mpsc::channel(64);
+    let (mut session, probes) = (None, user_probes::of(&config).unwrap());
+    let failures = user_probes::run(&probes, &login, &mut session, limits, &tell).await;
+    assert_eq!(failures, ["probe docker: failed with exit code 4; see the log"]);
+    assert_eq!(told.recv().await, Some(Event::Step(Step::named("waiting for probe docker"))));
+    assert_eq!(guest.connections(), 1);
 }
 
 #[test]

@@ -173,7 +173,14 @@ impl Pretence {
             iid: iid.into(),
             ..Facts::default()
         };
-        Prepared { driver: Arc::clone(&self.driver) as _, facts, login: None, plain: false, push: false }
+        Prepared {
+            driver: Arc::clone(&self.driver) as _,
+            facts,
+            login: None,
+            plain: false,
+            push: false,
+            probes: vec![],
+        }
     }
 }
 

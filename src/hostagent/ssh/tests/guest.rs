@@ -25,7 +25,9 @@ pub struct Manners {
     pub refuse: usize,
     /// Commands with this word in them wait until [`Guest::release`].
     pub hold: Option<&'static str>,
-    /// What such a command then prints.
+    /// Commands with this word in them exit with this code.
+    pub exits: Option<(&'static str, u32)>,
+    /// What a held command then prints.
     pub answer: String,
 }
 
@@ -168,9 +170,11 @@ impl server::Handler for Handler {
     ) -> Result<(), Self::Error> {
         let command = String::from_utf8_lossy(command).into_owned();
         session.channel_success(channel)?;
-        let (text, exit) = match self.manners.hold {
+        let exits = self.manners.exits.filter(|(word, _)| command.contains(word)).map(|(_, code)| code);
+        let (text, exit) = match (exits, self.manners.hold) {
             _ if command == "true" => (String::new(), 0),
-            Some(word) if command.contains(word) => {
+            (Some(code), _) => (String::new(), code),
+            (_, Some(word)) if command.contains(word) => {
                 let _ = self.released.wait_for(|released| *released).await;
                 (self.manners.answer.clone(), 0)
             }
