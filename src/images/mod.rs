@@ -10,7 +10,10 @@ mod cache;
 mod copy;
 mod digest;
 mod download;
+mod files;
+mod http;
 mod meter;
+mod part;
 mod unpack;
 
 use std::fs::File as Data;
@@ -27,7 +30,7 @@ use meter::Meter;
 /// How far a fetch is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
-    /// `downloading`, `verifying`, `unpacking`, `copying`
+    /// `waiting for` (somebody else's download), `downloading`, `verifying`, `unpacking`, `copying`
     pub step: &'static str,
     pub done: u64,
     pub total: Option<u64>,
@@ -38,7 +41,8 @@ pub struct Progress {
 pub type Report<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 
 /// Fetches `file` (a path, http or https) to `dest`, decompressed, its digest verified. `dest` appears whole or not at all.
-/// `progress` is called at most five times a second. May be dropped at any time; what it left behind is removed.
+/// `progress` is called at most five times a second. May be dropped at any time; what it left behind is removed, but for
+/// a download that can be continued.
 pub async fn fetch(file: &File, dest: &Path, progress: &Report<'_>) -> Result<()> {
     let location = file.location.as_deref().unwrap_or_default();
     let expected = file.digest.as_deref().filter(|text| !text.is_empty()).map(Expected::parse).transpose()?;
@@ -100,9 +104,9 @@ impl Source {
 #[derive(Debug, Clone)]
 struct Policy {
     connect: Duration,
-    /// Longest silence, before the answer or within it. There is no limit on the whole.
+    /// Longest silence, before the answer or within it, and how long a trickle is borne. There is no limit on the whole.
     idle: Duration,
-    /// Pauses before the second, third and fourth attempt after an error of the server.
+    /// Pauses before the second, third and fourth attempt, counted anew after each that brought much.
     retries: [Duration; 3],
 }
 
