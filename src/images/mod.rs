@@ -44,6 +44,21 @@ pub type Report<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 /// `progress` is called at most five times a second. May be dropped at any time; what it left behind is removed, but for
 /// a download that can be continued.
 pub async fn fetch(file: &File, dest: &Path, progress: &Report<'_>) -> Result<()> {
+    fetch_as(Form::Unpacked, file, dest, progress).await
+}
+
+/// As [`fetch`], but what is compressed stays so: an initrd may be several archives in a row, each packed another way.
+pub async fn fetch_as_is(file: &File, dest: &Path, progress: &Report<'_>) -> Result<()> {
+    fetch_as(Form::AsIs, file, dest, progress).await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Unpacked,
+    AsIs,
+}
+
+async fn fetch_as(form: Form, file: &File, dest: &Path, progress: &Report<'_>) -> Result<()> {
     let location = file.location.as_deref().unwrap_or_default();
     let expected = file.digest.as_deref().filter(|text| !text.is_empty()).map(Expected::parse).transpose()?;
     let data = match Source::parse(location)? {
@@ -60,7 +75,8 @@ pub async fn fetch(file: &File, dest: &Path, progress: &Report<'_>) -> Result<()
             cache::open(&cache::root()?, &url, expected.as_ref(), &Policy::default(), progress).await?
         }
     };
-    place(data, location, dest, progress).await
+    let packing = if form == Form::Unpacked { unpack::format(location, &data)? } else { None };
+    place(data, packing, location, dest, progress).await
 }
 
 /// Where an image is.
@@ -137,12 +153,18 @@ async fn open_local(path: &Path, expected: Option<&Expected>, progress: &Report<
 }
 
 /// Copies or unpacks `data` beside `dest` and renames it there.
-async fn place(data: Data, location: &str, dest: &Path, progress: &Report<'_>) -> Result<()> {
+async fn place(
+    data: Data,
+    packing: Option<unpack::Format>,
+    location: &str,
+    dest: &Path,
+    progress: &Report<'_>,
+) -> Result<()> {
     let dir = dest.parent().ok_or_else(|| Error::invalid(dest.display().to_string(), "is no place for a file"))?;
     let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let prefix = format!(".{name}.");
     let temp = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempfile_in(dir).map_err(Error::io(dir))?;
-    let temp = match unpack::format(location, &data)? {
+    let temp = match packing {
         Some(format) => unpack::unpack(data, format, location, temp, progress).await?,
         None => copy::copy(data, temp, progress).await?,
     };
