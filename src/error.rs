@@ -43,6 +43,9 @@ pub enum Error {
     /// Needs a running VM or hostagent.
     #[error("{what}: not running")]
     HostDown { what: String },
+    /// No room on the disk.
+    #[error("{what}: {why}")]
+    Full { what: String, why: String },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -96,6 +99,7 @@ impl Error {
             Self::NameTooLong { .. } => libc::ENAMETOOLONG,
             Self::Timeout { .. } => libc::ETIMEDOUT,
             Self::HostDown { .. } => libc::EHOSTDOWN,
+            Self::Full { .. } => libc::ENOSPC,
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Self::Driver(error) => driver_errno(error),
             Self::Refused { errno, .. } => *errno,

@@ -1,10 +1,10 @@
 //! The cache of downloads, laid out as Lima does: `download/by-url-sha256/<SHA-256 of the URL>/` with `url`, `data`,
-//! `time` (Last-Modified), `type` (Content-Type) and `<algorithm>.digest`. A lock on the directory makes one download
-//! serve whoever waits, in this process or another.
+//! `time` (Last-Modified), `type` (Content-Type) and `<algorithm>.digest`; while it is downloaded, `data.part`. A lock on
+//! the directory makes one download serve whoever waits, in this process or another.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,12 +12,18 @@ use reqwest::Url;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
-use super::digest::{self, Expected};
-use super::download::{self, Stamp};
-use super::{Policy, Report, blocking, home};
+use super::digest::{self, Algorithm, Expected};
+use super::download::{self, Job};
+use super::files::{remove, write};
+use super::part::{PART, Part, Stamp};
+use super::{Meter, Policy, Report, blocking, home, http};
 use crate::error::{Error, Result};
 
-const DATA: &str = "data";
+pub const DATA: &str = "data";
+pub const URL: &str = "url";
+const TIME: &str = "time";
+/// Below the cache's root.
+pub const ENTRIES: &str = "download/by-url-sha256";
 const LOCK_PERIOD: Duration = Duration::from_millis(100);
 
 /// `$XDG_CACHE_HOME/lima`, else `~/.cache/lima`.
@@ -34,7 +40,7 @@ pub async fn open(
     policy: &Policy,
     progress: &Report<'_>,
 ) -> Result<File> {
-    let entry = Entry::lock(root, url).await?;
+    let entry = Entry::wait(root, url, progress).await?;
     if let Some(data) = entry.open()? {
         match expected {
             Some(expected) => match digest::verify(data, url.as_str(), expected, progress).await {
@@ -50,6 +56,29 @@ pub async fn open(
     entry.open()?.ok_or_else(|| Error::failed(url.as_str(), "was removed from the cache while it was downloaded"))
 }
 
+/// The name of an entry.
+pub fn name(url: &str) -> String {
+    Sha256::digest(url).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Takes the lock of an entry, if nobody has it. One that was pruned meanwhile would be a lock on nothing.
+pub fn try_lock(dir: &Path) -> Result<Option<File>> {
+    // Not through a symlink: what is pruned or replaced is the cache's own.
+    let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
+    let lock = File::options().read(true).custom_flags(flags).open(dir).map_err(Error::io(dir))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(is_same(&lock, dir).then_some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(Error::io(dir)(error.into())),
+    }
+}
+
+/// The same, of an entry that is made if need be.
+fn take(dir: &Path) -> Result<Option<File>> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(dir))?;
+    try_lock(dir)
+}
+
 /// A locked entry.
 struct Entry<'a> {
     url: &'a Url,
@@ -58,26 +87,31 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Waits for the lock by trying, so that a waiter can be dropped at any time.
-    async fn lock(root: &Path, url: &'a Url) -> Result<Self> {
-        let name: String = Sha256::digest(url.as_str()).iter().map(|byte| format!("{byte:02x}")).collect();
-        let dir = root.join("download/by-url-sha256").join(name);
-        loop {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(Error::io(&dir))?;
-            let lock = File::open(&dir).map_err(Error::io(&dir))?;
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                // An entry that was pruned while we waited would be a lock on nothing.
-                Ok(()) if is_same(&lock, &dir) => return Ok(Self { url, dir, _lock: lock }),
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(LOCK_PERIOD).await,
-                Err(error) => return Err(Error::io(&dir)(error.into())),
-            }
+    /// Waits for the lock, and tells how far the download is that somebody else has under way.
+    async fn wait(root: &Path, url: &'a Url, progress: &Report<'_>) -> Result<Self> {
+        let dir = root.join(ENTRIES).join(name(url.as_str()));
+        if let Some(lock) = take(&dir)? {
+            return Ok(Self { url, dir, _lock: lock });
         }
+        let meter = Meter::new("waiting for", None);
+        // By trying, so that a waiter can be dropped at any time.
+        let trying = async {
+            loop {
+                let done = fs::metadata(dir.join(PART)).map_or(0, |meta| meta.len());
+                meter.begin(done, Stamp::read(&dir).and_then(|stamp| stamp.total));
+                tokio::time::sleep(LOCK_PERIOD).await;
+                if let Some(lock) = take(&dir)? {
+                    return Ok(lock);
+                }
+            }
+        };
+        let lock = meter.report(progress, trying).await?;
+        Ok(Self { url, dir, _lock: lock })
     }
 
     fn open(&self) -> Result<Option<File>> {
         let path = self.dir.join(DATA);
-        match File::open(&path) {
+        match File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(&path)(error)),
@@ -86,9 +120,9 @@ impl<'a> Entry<'a> {
 
     /// Whether the server still has what we have. A server that cannot be asked does not make the cache useless.
     async fn is_fresh(&self, policy: &Policy) -> bool {
-        match download::stamp(self.url, policy).await {
+        match http::stamp(self.url, policy).await {
             Ok(Stamp { modified: Some(now), .. }) => {
-                fs::read_to_string(self.dir.join("time")).is_ok_and(|then| then == now)
+                fs::read_to_string(self.dir.join(TIME)).is_ok_and(|then| then == now)
             }
             Ok(_) => false,
             Err(error) => {
@@ -98,46 +132,63 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Puts new data in place. The old is kept until the new is whole.
+    /// Puts new data in place. The old is kept until the new is whole and verified.
     async fn download(&self, expected: Option<&Expected>, policy: &Policy, progress: &Report<'_>) -> Result<()> {
-        let prefix = format!("{DATA}.tmp.{}.", std::process::id());
-        let temp = tempfile::Builder::new().prefix(&prefix).tempfile_in(&self.dir).map_err(Error::io(&self.dir))?;
-        let stamp = download::download(self.url, temp.as_file(), expected, policy, progress).await?;
-        let (dir, url, expected) = (self.dir.clone(), self.url.clone(), expected.cloned());
-        blocking(move || {
-            temp.as_file().sync_all().map_err(Error::io(&dir))?;
-            for algorithm in ["sha256", "sha384", "sha512"] {
-                remove(&dir.join(format!("{algorithm}.digest")))?;
+        let mut part = Part::open(&self.dir)?;
+        let job = Job { url: self.url, has_digest: expected.is_some(), policy };
+        download::download(&job, &mut part, progress).await?;
+        if let Err(error) = self.verify(&part, expected, progress).await {
+            let is_suspect = part.is_resumed;
+            part.discard()?;
+            if !is_suspect {
+                return Err(error);
             }
-            write(&dir, "url", url.as_str())?;
-            write(&dir, "time", stamp.modified.as_deref().unwrap_or_default())?;
-            write(&dir, "type", stamp.content_type.as_deref().unwrap_or_default())?;
-            temp.persist(dir.join(DATA)).map_err(|error| Error::io(&dir)(error.error))?;
-            if let Some(expected) = expected {
-                write(&dir, &format!("{}.digest", expected.algorithm().name()), &expected.to_string())?;
+            // The beginning may be of other data than the rest: a server may have one tag for both.
+            tracing::warn!(%error, "the continued download is wrong, downloading all of it again");
+            download::download(&job, &mut part, progress).await?;
+            if let Err(error) = self.verify(&part, expected, progress).await {
+                part.discard()?;
+                return Err(error);
             }
-            File::open(&dir).and_then(|dir| dir.sync_all()).map_err(Error::io(&dir))
-        })
-        .await
+        }
+        let (dir, expected) = (self.dir.clone(), expected.cloned());
+        blocking(move || commit(&dir, &part, expected.as_ref())).await
     }
+
+    /// Reads what is on the disk, not what came over the network.
+    async fn verify(&self, part: &Part, expected: Option<&Expected>, progress: &Report<'_>) -> Result<()> {
+        let Some(expected) = expected else { return Ok(()) };
+        let data = File::open(part.path()).map_err(Error::io(part.path()))?;
+        digest::verify(data, self.url.as_str(), expected, progress).await.map(|_| ())
+    }
+}
+
+/// Makes the whole part the entry's data. What describes data is removed before the data changes and written after, so
+/// that it never describes other data.
+fn commit(dir: &Path, part: &Part, expected: Option<&Expected>) -> Result<()> {
+    let path = part.path();
+    File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))?;
+    for algorithm in Algorithm::ALL {
+        remove(&dir.join(digest_file(algorithm)))?;
+    }
+    remove(&dir.join(TIME))?;
+    write(dir, URL, &part.stamp.url)?;
+    fs::rename(&path, dir.join(DATA)).map_err(Error::io(&path))?;
+    remove(&dir.join(super::part::STAMP))?;
+    write(dir, "type", part.stamp.content_type.as_deref().unwrap_or_default())?;
+    write(dir, TIME, part.stamp.modified.as_deref().unwrap_or_default())?;
+    if let Some(expected) = expected {
+        write(dir, &digest_file(expected.algorithm()), &expected.to_string())?;
+    }
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(dir))
+}
+
+pub fn digest_file(algorithm: Algorithm) -> String {
+    format!("{}.digest", algorithm.name())
 }
 
 fn is_same(open: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     matches!((open.metadata().map(id), fs::metadata(path).map(id)), (Ok(a), Ok(b)) if a == b)
-}
-
-fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
-    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(Error::io(dir))?;
-    temp.write_all(text.as_bytes()).map_err(Error::io(dir))?;
-    temp.persist(dir.join(name)).map_err(|error| Error::io(dir)(error.error))?;
-    Ok(())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(error)),
-        _ => Ok(()),
-    }
 }

@@ -24,7 +24,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
+    pub const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
 
     pub fn name(self) -> &'static str {
         match self {

@@ -1,160 +1,197 @@
-//! One GET, or several when the server says that it is its own fault.
+//! Receives data into a [`Part`], in as many attempts as that takes and the policy allows: each goes on where the last
+//! one ended, if the server still has the same bytes. Believes nothing of a server that contradicts itself.
 
-use std::fs::File;
-use std::io::{Seek, Write};
-use std::sync::Once;
+use std::slice::Iter;
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use reqwest::header::{CONTENT_TYPE, HeaderName, LAST_MODIFIED};
-use reqwest::redirect::{Attempt, Policy as Redirects};
-use reqwest::{Client, Response, Url};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use reqwest::{Client, Response, StatusCode, Url, Version};
+use tokio::time::Instant;
 
-use super::digest::{Expected, Hasher};
-use super::{Meter, Policy, Report};
+use super::part::{Part, Stamp};
+use super::{Meter, Policy, Report, http};
 use crate::error::{Error, Result};
 
-const REDIRECTS_MAX: usize = 10;
+/// An attempt that brought as much was worth it: the next one has all pauses before it again.
+const PROGRESS: u64 = 1 << 20;
+/// Less than this in the time of [`Policy::idle`] is as good as silence.
+const LEAST: u64 = 16 << 10;
+/// No image is larger.
+const LIMIT: u64 = 256 << 30;
 
-/// What the server says about its data; the cache compares and keeps it as text.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stamp {
-    pub modified: Option<String>,
-    pub content_type: Option<String>,
+/// How an attempt failed.
+enum Fault {
+    /// Another one may do better.
+    Passing(Error),
+    Final(Error),
 }
 
-/// Downloads `url` into `file`, hashing on the way. A short body, an error status and a wrong digest are failures.
-pub async fn download(
-    url: &Url,
-    file: &File,
-    expected: Option<&Expected>,
-    policy: &Policy,
-    progress: &Report<'_>,
-) -> Result<Stamp> {
-    let client = client(policy)?;
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+type Attempt<T> = std::result::Result<T, Fault>;
+
+/// What to download, and how.
+pub struct Job<'a> {
+    pub url: &'a Url,
+    /// The data will be verified afterwards.
+    pub has_digest: bool,
+    pub policy: &'a Policy,
+}
+
+/// Receives all of the data into `part`. Short and contradictory answers, silence and error statuses are failures.
+pub async fn download(job: &Job<'_>, part: &mut Part, progress: &Report<'_>) -> Result<()> {
+    let client = http::client(job.policy)?;
     let meter = Meter::new("downloading", None);
-    let work = async {
-        let response = get(&client, url, policy).await?;
-        meter.expect(response.content_length());
-        let stamp = Stamp::of(&response);
-        store(response, url, file, expected, &meter).await?;
-        Ok(stamp)
-    };
-    meter.report(progress, work).await
+    meter.report(progress, repeat(job, &client, part, &meter)).await
 }
 
-/// Asks what the server has, without its data.
-pub async fn stamp(url: &Url, policy: &Policy) -> Result<Stamp> {
-    let response = client(policy)?.head(url.clone()).send().await.map_err(|error| failed(url, &error))?;
-    match response.status() {
-        status if status.is_success() => Ok(Stamp::of(&response)),
-        status => Err(Error::failed(url.as_str(), format!("the server answered {status}"))),
-    }
-}
-
-impl Stamp {
-    fn of(response: &Response) -> Self {
-        let text = |name: HeaderName| {
-            let value = response.headers().get(name)?;
-            Some(value.to_str().ok()?.to_owned())
-        };
-        Self { modified: text(LAST_MODIFIED), content_type: text(CONTENT_TYPE) }
-    }
-}
-
-fn client(policy: &Policy) -> Result<Client> {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        // An error means that somebody else installed one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-    Client::builder()
-        .connect_timeout(policy.connect)
-        .read_timeout(policy.idle)
-        .redirect(Redirects::custom(redirect))
-        .user_agent(concat!("limafs/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| Error::failed("http client", chain(&error)))
-}
-
-fn redirect(attempt: Attempt) -> reqwest::redirect::Action {
-    match refusal(attempt.previous(), attempt.url()) {
-        Some(why) => attempt.error(why),
-        None => attempt.follow(),
-    }
-}
-
-/// Why a redirect is not followed.
-pub(super) fn refusal(previous: &[Url], next: &Url) -> Option<String> {
-    let from = previous.last().map_or("", |url| url.scheme());
-    match (from, next.scheme()) {
-        _ if previous.len() > REDIRECTS_MAX => Some(format!("more than {REDIRECTS_MAX} redirects")),
-        (_, "https") | ("http", "http") => None,
-        ("https", "http") => Some("refused a redirect from https to http".to_owned()),
-        (_, scheme) => Some(format!("refused a redirect to scheme {scheme:?}")),
-    }
-}
-
-/// The answer to a GET. Errors of the server (5xx) are tried again after a pause.
-async fn get(client: &Client, url: &Url, policy: &Policy) -> Result<Response> {
-    let mut pauses = policy.retries.iter();
-    loop {
-        let response = client.get(url.clone()).send().await.map_err(|error| failed(url, &error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let pause = pauses.next().filter(|_| status.is_server_error());
-        let Some(pause) = pause else {
-            return Err(Error::failed(url.as_str(), format!("the server answered {status}")));
-        };
-        tracing::warn!(%url, %status, "image server failed, trying again in {pause:?}");
-        tokio::time::sleep(*pause).await;
-    }
-}
-
-async fn store(
-    response: Response,
-    url: &Url,
-    mut file: &File,
-    expected: Option<&Expected>,
-    meter: &Meter,
-) -> Result<()> {
-    let promised = response.content_length();
-    let mut hasher = expected.map(|expected| Hasher::new(expected.algorithm()));
-    file.rewind().and_then(|()| file.set_len(0)).map_err(Error::io(url.as_str()))?;
+async fn repeat(job: &Job<'_>, client: &Client, part: &mut Part, meter: &Meter) -> Result<()> {
+    let mut pauses = job.policy.retries.iter();
     let mut received = 0;
-    let mut body = response.bytes_stream();
-    while let Some(bytes) = body.next().await {
-        let bytes = bytes.map_err(|error| failed(url, &error))?;
-        // The page cache takes what the network gives; a thread for each piece would cost more.
-        file.write_all(&bytes).map_err(Error::io(url.as_str()))?;
-        hasher.iter_mut().for_each(|hasher| hasher.update(&bytes));
-        received += bytes.len() as u64;
-        meter.add(bytes.len() as u64)?;
-    }
-    if promised.is_some_and(|promised| promised != received) {
-        return Err(Error::failed(url.as_str(), format!("ended after {received} bytes, too early")));
-    }
-    match expected.zip(hasher) {
-        Some((expected, hasher)) => expected.check(url.as_str(), hasher),
-        None => Ok(()),
+    loop {
+        let before = part.len();
+        let Err(fault) = job.attempt(client, part, meter, received > 0).await else { return Ok(()) };
+        let more = part.len().saturating_sub(before);
+        received += more;
+        if more >= PROGRESS {
+            pauses = job.policy.retries.iter();
+        }
+        pause(fault, &mut pauses).await?;
     }
 }
 
-/// reqwest's errors name the URL, but hide the reason in their sources.
-fn failed(url: &Url, error: &reqwest::Error) -> Error {
-    Error::failed(url.as_str(), chain(error))
+async fn pause(fault: Fault, pauses: &mut Iter<'_, Duration>) -> Result<()> {
+    match (fault, pauses.next()) {
+        (Fault::Passing(error), Some(pause)) => {
+            tracing::warn!("{error}, trying again in {pause:?}");
+            tokio::time::sleep(*pause).await;
+            Ok(())
+        }
+        (Fault::Passing(error) | Fault::Final(error), _) => Err(error),
+    }
 }
 
-fn chain(error: &reqwest::Error) -> String {
-    let mut reasons: Vec<String> = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        reasons.push(inner.to_string());
-        source = inner.source();
+impl Job<'_> {
+    /// `was_heard`: the server sent data before, so that being out of reach now will pass.
+    async fn attempt(&self, client: &Client, part: &mut Part, meter: &Meter, was_heard: bool) -> Attempt<()> {
+        let response = self.ask(client, part, was_heard).await?;
+        self.judge(&response, part)?;
+        part.check_room()?;
+        meter.begin(part.len(), part.stamp.total);
+        self.receive(response, part, meter).await?;
+        match part.stamp.total {
+            Some(total) if part.len() < total => {
+                Err(self.passing(format!("ended after {} of {total} bytes, too early", part.len())))
+            }
+            Some(total) if part.len() > total => {
+                part.discard()?;
+                Err(self.passing(format!("sent more than the {total} bytes that it has")))
+            }
+            _ => Ok(()),
+        }
     }
-    if error.is_timeout() {
-        reasons.insert(0, "no answer in time".to_owned());
+
+    async fn ask(&self, client: &Client, part: &Part, was_heard: bool) -> Attempt<Response> {
+        let mut request = client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let Some(validator) = part.stamp.validator().filter(|_| part.len() > 0) {
+            request = request.header(RANGE, format!("bytes={}-", part.len())).header(IF_RANGE, validator);
+        }
+        request.send().await.map_err(|error| {
+            let is_final = error.is_redirect() || (!was_heard && (error.is_connect() || error.is_timeout()));
+            let fault = http::failed(self.url, &error);
+            if is_final { Fault::Final(fault) } else { Fault::Passing(fault) }
+        })
     }
-    if reasons.is_empty() { error.to_string() } else { reasons.join(": ") }
+
+    /// Decides what the answer is: the rest of what is there, all of it, or none.
+    fn judge(&self, response: &Response, part: &mut Part) -> Attempt<()> {
+        let status = response.status();
+        match status {
+            StatusCode::PARTIAL_CONTENT if part.len() > 0 => self.judge_rest(response, part),
+            StatusCode::OK => self.judge_whole(response, part),
+            StatusCode::RANGE_NOT_SATISFIABLE if part.len() > 0 => {
+                part.discard()?;
+                Err(self.passing("has less than was received already".to_owned()))
+            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                Err(Fault::Passing(http::refused(self.url, status)))
+            }
+            _ if status.is_server_error() => Err(Fault::Passing(http::refused(self.url, status))),
+            _ => Err(Fault::Final(http::refused(self.url, status))),
+        }
+    }
+
+    fn judge_rest(&self, response: &Response, part: &mut Part) -> Attempt<()> {
+        let now = Stamp::of(self.url, response);
+        let differs = |a: Option<&str>, b: Option<&str>| a.zip(b).is_some_and(|(a, b)| a != b);
+        let is_right = http::content_range(response).is_some_and(|(first, total)| {
+            let same_total = total.zip(part.stamp.total).is_none_or(|(now, before)| now == before);
+            first == part.len() && same_total
+        });
+        let has_changed = differs(now.etag.as_deref(), part.stamp.etag.as_deref())
+            || differs(now.modified.as_deref(), part.stamp.modified.as_deref());
+        if is_right && !has_changed && !response.headers().contains_key(CONTENT_ENCODING) {
+            part.is_resumed = true;
+            return Ok(());
+        }
+        part.discard()?;
+        Err(self.passing("sent another part than it was asked for".to_owned()))
+    }
+
+    fn judge_whole(&self, response: &Response, part: &mut Part) -> Attempt<()> {
+        let headers = response.headers();
+        if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+            return Err(self.refuse(format!("sent in encoding {encoding:?}, which was not asked for")));
+        }
+        let stamp = Stamp::of(self.url, response);
+        let is_delimited =
+            stamp.total.is_some() || headers.contains_key(TRANSFER_ENCODING) || response.version() > Version::HTTP_11;
+        if !is_delimited && !self.has_digest {
+            return Err(self.refuse("does not say where its data ends, and there is no digest".to_owned()));
+        }
+        let is_page = stamp.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/html"));
+        if is_page && !self.has_digest {
+            return Err(self.refuse("sent a web page, and there is no digest".to_owned()));
+        }
+        Ok(part.begin(stamp)?)
+    }
+
+    async fn receive(&self, response: Response, part: &mut Part, meter: &Meter) -> Attempt<()> {
+        let mut body = response.bytes_stream();
+        let (mut since, mut got) = (Instant::now(), 0);
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|error| Fault::Passing(http::failed(self.url, &error)))?;
+            part.append(&bytes)?;
+            meter.add(bytes.len() as u64)?;
+            if part.len() > LIMIT {
+                part.discard()?;
+                return Err(self.refuse(format!("sent more than {} GiB", LIMIT >> 30)));
+            }
+            got += bytes.len() as u64;
+            if since.elapsed() >= self.policy.idle {
+                if got < LEAST {
+                    return Err(self.passing(format!("sent {got} bytes in {:?}, too slow", self.policy.idle)));
+                }
+                (since, got) = (Instant::now(), 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn passing(&self, why: String) -> Fault {
+        Fault::Passing(self.said(why))
+    }
+
+    fn refuse(&self, why: String) -> Fault {
+        Fault::Final(self.said(why))
+    }
+
+    fn said(&self, why: String) -> Error {
+        Error::failed(self.url.as_str(), format!("the server {why}"))
+    }
 }

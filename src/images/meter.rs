@@ -22,7 +22,10 @@ pub struct Meter {
 }
 
 struct Counters {
+    /// Counted here.
     done: AtomicU64,
+    /// What was there before, wrapping: a second attempt may begin at less than the first one counted.
+    base: AtomicU64,
     /// `u64::MAX` when unknown.
     total: AtomicU64,
     is_cancelled: AtomicBool,
@@ -31,12 +34,20 @@ struct Counters {
 impl Meter {
     pub fn new(step: &'static str, total: Option<u64>) -> Self {
         let total = AtomicU64::new(total.unwrap_or(u64::MAX));
-        let counters = Counters { done: AtomicU64::new(0), total, is_cancelled: AtomicBool::new(false) };
+        let (done, base) = (AtomicU64::new(0), AtomicU64::new(0));
+        let counters = Counters { done, base, total, is_cancelled: AtomicBool::new(false) };
         Self { step, counters: Arc::new(counters) }
     }
 
     pub fn expect(&self, total: Option<u64>) {
         self.counters.total.store(total.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Says that `at` of `total` are there; they do not count for the rate.
+    pub fn begin(&self, at: u64, total: Option<u64>) {
+        let counted = self.counters.done.load(Ordering::Relaxed);
+        self.counters.base.store(at.wrapping_sub(counted), Ordering::Relaxed);
+        self.expect(total);
     }
 
     /// Counts, and fails once nobody waits for the result any more.
@@ -73,6 +84,7 @@ impl Meter {
         let seconds = now.duration_since(then).as_secs_f64();
         let rate = if seconds > 0.0 { done.saturating_sub(before) as f64 / seconds } else { 0.0 };
         let total = self.counters.total.load(Ordering::Relaxed);
+        let done = done.wrapping_add(self.counters.base.load(Ordering::Relaxed));
         Progress { step: self.step, done, total: (total != u64::MAX).then_some(total), rate }
     }
 }

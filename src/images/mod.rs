@@ -10,7 +10,10 @@ mod cache;
 mod copy;
 mod digest;
 mod download;
+mod files;
+mod http;
 mod meter;
+mod part;
 mod unpack;
 
 use std::fs::File as Data;
@@ -27,7 +30,7 @@ use meter::Meter;
 /// How far a fetch is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
-    /// `downloading`, `verifying`, `unpacking`, `copying`
+    /// `waiting for` (somebody else's download), `downloading`, `verifying`, `unpacking`, `copying`
     pub step: &'static str,
     pub done: u64,
     pub total: Option<u64>,
@@ -38,8 +41,24 @@ pub struct Progress {
 pub type Report<'a> = dyn Fn(Progress) + Send + Sync + 'a;
 
 /// Fetches `file` (a path, http or https) to `dest`, decompressed, its digest verified. `dest` appears whole or not at all.
-/// `progress` is called at most five times a second. May be dropped at any time; what it left behind is removed.
+/// `progress` is called at most five times a second. May be dropped at any time; what it left behind is removed, but for
+/// a download that can be continued.
 pub async fn fetch(file: &File, dest: &Path, progress: &Report<'_>) -> Result<()> {
+    fetch_as(Form::Unpacked, file, dest, progress).await
+}
+
+/// As [`fetch`], but what is compressed stays so: an initrd may be several archives in a row, each packed another way.
+pub async fn fetch_as_is(file: &File, dest: &Path, progress: &Report<'_>) -> Result<()> {
+    fetch_as(Form::AsIs, file, dest, progress).await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Unpacked,
+    AsIs,
+}
+
+async fn fetch_as(form: Form, file: &File, dest: &Path, progress: &Report<'_>) -> Result<()> {
     let location = file.location.as_deref().unwrap_or_default();
     let expected = file.digest.as_deref().filter(|text| !text.is_empty()).map(Expected::parse).transpose()?;
     let data = match Source::parse(location)? {
@@ -56,7 +75,8 @@ pub async fn fetch(file: &File, dest: &Path, progress: &Report<'_>) -> Result<()
             cache::open(&cache::root()?, &url, expected.as_ref(), &Policy::default(), progress).await?
         }
     };
-    place(data, location, dest, progress).await
+    let packing = if form == Form::Unpacked { unpack::format(location, &data)? } else { None };
+    place(data, packing, location, dest, progress).await
 }
 
 /// Where an image is.
@@ -100,9 +120,9 @@ impl Source {
 #[derive(Debug, Clone)]
 struct Policy {
     connect: Duration,
-    /// Longest silence, before the answer or within it. There is no limit on the whole.
+    /// Longest silence, before the answer or within it, and how long a trickle is borne. There is no limit on the whole.
     idle: Duration,
-    /// Pauses before the second, third and fourth attempt after an error of the server.
+    /// Pauses before the second, third and fourth attempt, counted anew after each that brought much.
     retries: [Duration; 3],
 }
 
@@ -133,12 +153,18 @@ async fn open_local(path: &Path, expected: Option<&Expected>, progress: &Report<
 }
 
 /// Copies or unpacks `data` beside `dest` and renames it there.
-async fn place(data: Data, location: &str, dest: &Path, progress: &Report<'_>) -> Result<()> {
+async fn place(
+    data: Data,
+    packing: Option<unpack::Format>,
+    location: &str,
+    dest: &Path,
+    progress: &Report<'_>,
+) -> Result<()> {
     let dir = dest.parent().ok_or_else(|| Error::invalid(dest.display().to_string(), "is no place for a file"))?;
     let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let prefix = format!(".{name}.");
     let temp = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempfile_in(dir).map_err(Error::io(dir))?;
-    let temp = match unpack::format(location, &data)? {
+    let temp = match packing {
         Some(format) => unpack::unpack(data, format, location, temp, progress).await?,
         None => copy::copy(data, temp, progress).await?,
     };

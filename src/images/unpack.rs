@@ -1,4 +1,4 @@
-//! Decompression: gzip, bzip2, xz and zstd, by the name's ending, else by the first bytes.
+//! Decompression: gzip, bzip2, xz and zstd, told from the first bytes. A name that promises one of them is held to it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -27,21 +27,43 @@ pub enum Format {
     Zstd,
 }
 
-const FORMATS: [(Format, &str, &[u8]); 4] = [
-    (Format::Gzip, ".gz", b"\x1f\x8b"),
-    (Format::Bzip2, ".bz2", b"BZh"),
-    (Format::Xz, ".xz", b"\xfd7zXZ\0"),
-    (Format::Zstd, ".zst", b"\x28\xb5\x2f\xfd"),
+/// Ending and first bytes. As long as the formats allow: a raw disk that begins with two such bytes stays as it is.
+const FORMATS: [(Format, &[&str], &[u8]); 4] = [
+    (Format::Gzip, &[".gz"], b"\x1f\x8b\x08"),
+    (Format::Bzip2, &[".bz2"], b"BZh"),
+    (Format::Xz, &[".xz"], b"\xfd7zXZ\0"),
+    (Format::Zstd, &[".zst", ".zstd"], b"\x28\xb5\x2f\xfd"),
 ];
+/// What follows `BZh` and the level: the first block, or the end of an empty file.
+const BZIP2_BLOCKS: [&[u8]; 2] = [b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90"];
+const START: usize = 10;
 
 /// How `data` is compressed, if it is.
 pub fn format(location: &str, data: &File) -> Result<Option<Format>> {
-    let path = location.split(['?', '#']).next().unwrap_or_default();
-    let by_name = FORMATS.iter().find(|(_, ending, _)| path.ends_with(ending));
-    let mut start = [0; 6];
+    let mut start = [0; START];
     let count = data.read_at(&mut start, 0).map_err(Error::io(location))?;
-    let by_magic = || FORMATS.iter().find(|(_, _, magic)| start[..count].starts_with(magic));
-    Ok(by_name.or_else(by_magic).map(|(format, _, _)| *format))
+    let found = recognise(&start[..count]);
+    let path = location.split(['?', '#']).next().unwrap_or_default();
+    let promised = FORMATS.iter().find(|(_, endings, _)| endings.iter().any(|ending| path.ends_with(ending)));
+    match promised {
+        Some((format, endings, _)) if found.is_none() => {
+            let why = format!("is named {}, but is not compressed with {format:?}", endings[0]);
+            Err(Error::failed(location, why.to_lowercase()))
+        }
+        _ => Ok(found),
+    }
+}
+
+fn recognise(start: &[u8]) -> Option<Format> {
+    let (format, _, _) = FORMATS.iter().find(|(_, _, magic)| start.starts_with(magic))?;
+    let fits = match format {
+        Format::Bzip2 => {
+            let level = start.get(3).is_some_and(|level| (b'1'..=b'9').contains(level));
+            level && BZIP2_BLOCKS.iter().any(|block| start[4..].starts_with(block))
+        }
+        _ => true,
+    };
+    fits.then_some(*format)
 }
 
 /// Unpacks all of `data` into `temp`; `location` names it in errors.

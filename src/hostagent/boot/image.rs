@@ -35,7 +35,10 @@ pub async fn fetch(config: &Config, dir: &Path, tell: &mpsc::Sender<Event>) -> R
     }
     match failures.len() {
         1 => Err(failures.remove(0)),
-        _ => Err(Error::Document(failures.iter().map(Error::to_string).collect())),
+        _ => {
+            let sentences: Vec<String> = failures.iter().map(Error::to_string).collect();
+            Err(Error::failed("none of the images can be had", sentences.join("\n")))
+        }
     }
 }
 
@@ -55,25 +58,24 @@ async fn fetch_one(image: &Image, dir: &Path, tell: &mpsc::Sender<Event>) -> Res
     }
     if let Some(kernel) = &image.kernel {
         let file = File { location: kernel.location.clone(), arch: kernel.arch.clone(), digest: kernel.digest.clone() };
-        get(&file, &dir.join(names::KERNEL), "kernel", tell).await?;
+        images::fetch(&file, &dir.join(names::KERNEL), &told("kernel", tell)).await?;
         if let Some(cmdline) = &kernel.cmdline {
             store::replace(&dir.join(names::KERNEL_CMDLINE), cmdline.as_bytes(), 0o644)?;
         }
     }
     if let Some(initrd) = &image.initrd {
-        get(initrd, &dir.join(names::INITRD), "initrd", tell).await?;
+        images::fetch_as_is(initrd, &dir.join(names::INITRD), &told("initrd", tell)).await?;
     }
     let file = File { location: image.location.clone(), arch: image.arch.clone(), digest: image.digest.clone() };
-    get(&file, &dir.join(names::IMAGE), "image", tell).await
+    images::fetch(&file, &dir.join(names::IMAGE), &told("image", tell)).await
 }
 
-async fn get(file: &File, dest: &Path, what: &str, tell: &mpsc::Sender<Event>) -> Result<()> {
-    let told = |progress: Progress| {
+fn told(what: &str, tell: &mpsc::Sender<Event>) -> impl Fn(Progress) {
+    move |progress: Progress| {
         let step = Step { name: format!("{} {what}", progress.step), detail: detail(&progress) };
         // Progress that nobody has time for is not missed.
         let _ = tell.try_send(Event::Step(step));
-    };
-    images::fetch(file, dest, &told).await
+    }
 }
 
 /// `34 % 12.3 MiB/s`, or how much there is where the total is not known.
@@ -96,6 +98,7 @@ fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use limafs_driver::Kernel;
 
     fn image(location: &str, arch: &str, variant: Option<&str>) -> Image {
         Image {
@@ -117,6 +120,50 @@ mod tests {
         let config = Config { arch: Some("x86_64".into()), images: Some(images), ..Config::default() };
         let locations: Vec<_> = candidates(&config).iter().filter_map(|image| image.location.as_deref()).collect();
         assert_eq!(locations, ["b", "d"]);
+    }
+
+    async fn fetched(images: Vec<Image>, dir: &Path) -> Result<()> {
+        let config = Config { arch: Some("x86_64".into()), images: Some(images), ..Config::default() };
+        fetch(&config, dir, &mpsc::channel(64).0).await
+    }
+
+    #[tokio::test]
+    async fn an_image_that_cannot_be_had_is_followed_by_the_next_of_its_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        for name in ["minimal", "good", "kernel-of-none"] {
+            fs::write(at(name), name).unwrap();
+        }
+        // The kernel of the first is there, its image is not.
+        let mut first = image(&at("gone"), "x86_64", Some("server"));
+        first.kernel = Some(Kernel { location: Some(at("kernel-of-none")), ..Kernel::default() });
+        let images = vec![
+            image(&at("other"), "aarch64", Some("server")),
+            first,
+            image(&at("minimal"), "x86_64", Some("minimal")),
+            image(&at("good"), "x86_64", Some("server")),
+        ];
+        fetched(images, dir.path()).await.unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(names::IMAGE)).unwrap(), "good");
+        assert!(!dir.path().join(names::KERNEL).exists());
+    }
+
+    #[tokio::test]
+    async fn each_failure_has_its_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = ["/nonexistent/a", "/nonexistent/b"].map(|path| image(path, "x86_64", None));
+        let error = fetched(images.to_vec(), dir.path()).await.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "none of the images can be had: /nonexistent/a does not exist\n/nonexistent/b does not exist"
+        );
+        let error = fetched(images[..1].to_vec(), dir.path()).await.unwrap_err().to_string();
+        assert_eq!(error, "/nonexistent/a does not exist");
+        let foreign = vec![image("/nonexistent/a", "riscv64", None)];
+        assert_eq!(
+            fetched(foreign, dir.path()).await.unwrap_err().to_string(),
+            "images: there is none for arch x86_64"
+        );
     }
 
     #[test]

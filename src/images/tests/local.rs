@@ -94,6 +94,31 @@ async fn g14_compressed_images_of_several_members_are_unpacked() {
 }
 
 #[tokio::test]
+async fn g14_the_bytes_decide_not_the_name() {
+    let bytes = b"a disk".repeat(1000);
+    let Some(data) = compressed("gzip", &bytes) else { return };
+    assert!(fetch_local(&data, "disk.img.xz", None).await.unwrap() == bytes);
+    let error = fetch_local(&bytes, "disk.img.gz", None).await.unwrap_err().to_string();
+    assert!(error.ends_with("disk.img.gz: is named .gz, but is not compressed with gzip"), "{error}");
+    // Beginnings that resemble one, of raw disks.
+    for start in [&b"\x1f\x8b\x09"[..], b"BZ", b"BZh", b"BZh9disk", b"\xfd7zXZ", b"\x28\xb5\x2f"] {
+        let disk = [start, &bytes].concat();
+        assert!(fetch_local(&disk, "disk.img", None).await.unwrap() == disk, "{start:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_initrd_stays_compressed() {
+    let Some(data) = compressed("gzip", b"an archive") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (source, dest) = (dir.path().join("initrd.gz"), dir.path().join("initrd"));
+    fs::write(&source, &data).unwrap();
+    let file = File { location: Some(source.display().to_string()), ..File::default() };
+    fetch_as_is(&file, &dest, &|_| {}).await.unwrap();
+    assert!(fs::read(&dest).unwrap() == data);
+}
+
+#[tokio::test]
 async fn g14_what_unpacks_to_too_much_is_stopped() {
     let Some(data) = compressed("gzip", &vec![0; 4 << 20]) else { return };
     let mut source = tempfile::tempfile().unwrap();

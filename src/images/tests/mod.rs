@@ -14,11 +14,21 @@ use tokio::net::TcpListener;
 use super::*;
 
 mod local;
+mod resume;
 
 const BODY: &[u8] = b"the image";
 
 /// What the server does with a request: raw bytes to answer, after which it closes.
-type Answer = Arc<dyn Fn(&str, &str, usize) -> Vec<u8> + Send + Sync>;
+type Answer = Arc<dyn Fn(&Request) -> Vec<u8> + Send + Sync>;
+
+struct Request {
+    method: String,
+    path: String,
+    /// All lines, as they were sent.
+    head: String,
+    /// How many requests came before.
+    before: usize,
+}
 
 struct Server {
     base: String,
@@ -29,6 +39,10 @@ struct Server {
 impl Server {
     /// `answer` gets method, path and how many requests came before.
     async fn start(answer: impl Fn(&str, &str, usize) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::with(move |request| answer(&request.method, &request.path, request.before)).await
+    }
+
+    async fn with(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let counts = Arc::new(Mutex::new(BTreeMap::new()));
@@ -39,10 +53,11 @@ impl Server {
                 let mut stream = BufReader::new(stream);
                 let mut head = String::new();
                 while stream.read_line(&mut head).await.is_ok_and(|count| count > 2) {}
-                let mut words = head.split(' ');
+                let mut words = head.split(' ').map(str::to_owned);
                 let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-                *seen.lock().entry(method.to_owned()).or_insert(0) += 1;
-                let reply = answer(method, path, requests.fetch_add(1, Ordering::Relaxed));
+                *seen.lock().entry(method.clone()).or_insert(0) += 1;
+                let before = requests.fetch_add(1, Ordering::Relaxed);
+                let reply = answer(&Request { method, path, head, before });
                 let _ = stream.write_all(&reply).await; // the client may have gone
             }
         });
@@ -222,10 +237,10 @@ async fn g08_redirects_to_other_schemes_are_refused() {
 #[test]
 fn g08_redirects_from_https_to_http_are_refused() {
     let url = |text| Url::parse(text).unwrap();
-    assert!(download::refusal(&[url("https://a/")], &url("http://b/")).is_some());
-    assert!(download::refusal(&[url("https://a/")], &url("ftp://b/")).is_some());
-    assert!(download::refusal(&[url("https://a/")], &url("https://b/")).is_none());
-    assert!(download::refusal(&[url("http://a/")], &url("http://b/")).is_none());
+    assert!(http::refusal(&[url("https://a/")], &url("http://b/")).is_some());
+    assert!(http::refusal(&[url("https://a/")], &url("ftp://b/")).is_some());
+    assert!(http::refusal(&[url("https://a/")], &url("https://b/")).is_none());
+    assert!(http::refusal(&[url("http://a/")], &url("http://b/")).is_none());
 }
 
 #[tokio::test]
