@@ -6,6 +6,7 @@ mod common;
 mod announce;
 mod daemon;
 mod documents;
+mod knobs;
 mod lifecycle;
 mod names;
 mod reading;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     all.extend(names::cases());
     all.extend(documents::cases());
     all.extend(scratch::cases());
+    all.extend(knobs::cases());
     all.extend(lifecycle::cases());
     all.extend(semantics::cases());
     all.extend(reading::cases());
