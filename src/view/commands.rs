@@ -235,6 +235,7 @@ impl View {
             goal: Goal::Stopped,
             since: Timestamp::now(),
             driver_pid: None,
+            started: None,
             errors: Vec::new(),
             ..record
         };

@@ -66,7 +66,7 @@ pub const INSTANCE: &[Node] = &[
     },
     Node {
         name: "status",
-        doc: "key: value lines: state, goal, since, step, driver, ssh, pids, errors",
+        doc: "key: value lines: state, goal, since, step, driver, ssh, pids, pending (what waits for a restart), errors",
         body: Body::Show(nodes::status),
         public: true,
     },

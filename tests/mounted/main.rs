@@ -9,6 +9,7 @@ mod documents;
 mod knobs;
 mod lifecycle;
 mod names;
+mod pending;
 mod reading;
 mod scratch;
 mod semantics;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     all.extend(knobs::cases());
     all.extend(lifecycle::cases());
     all.extend(semantics::cases());
+    all.extend(pending::cases());
     all.extend(reading::cases());
     all.extend(waits::cases());
     all.extend(announce::cases());

@@ -1,27 +1,26 @@
 //! `cpus`, `memory` and `disk`: the value in force, and a new one for lima.yaml.
 
-use limafs_driver::Config;
-
 use crate::config;
 use crate::error::{Error, Result};
+use crate::started::Machine;
 use crate::view::node::Command;
 use crate::view::snapshot::Snapshot;
 
 pub fn cpus(snapshot: &Snapshot) -> String {
-    shown(snapshot, |config| config.cpus.map(|cpus| cpus.to_string()))
+    shown(snapshot, |machine| machine.cpus.map(|cpus| cpus.to_string()))
 }
 
 pub fn memory(snapshot: &Snapshot) -> String {
-    shown(snapshot, |config| config.memory.clone())
+    shown(snapshot, |machine| machine.memory)
 }
 
 pub fn disk(snapshot: &Snapshot) -> String {
-    shown(snapshot, |config| config.disk.clone())
+    shown(snapshot, |machine| machine.disk)
 }
 
 /// Empty while there is no valid definition.
-fn shown(snapshot: &Snapshot, value: impl FnOnce(&Config) -> Option<String>) -> String {
-    snapshot.loaded().and_then(|loaded| value(&loaded.filled)).map_or_else(String::new, |value| format!("{value}\n"))
+fn shown(snapshot: &Snapshot, value: impl FnOnce(Machine) -> Option<String>) -> String {
+    snapshot.machine().and_then(value).map_or_else(String::new, |value| format!("{value}\n"))
 }
 
 pub fn parse_cpus(line: &str) -> Result<Command> {
