@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::names::{self, Home, Name};
+use crate::started::Started;
 use crate::status::{Goal, State};
 
 /// The version of Lima whose files and fields these are; `lima-version` in a new instance.
@@ -37,6 +38,9 @@ pub struct Record {
     pub iid: String,
     #[serde(default)]
     pub ssh_local_port: u16,
+    /// What the VM was started with, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Started>,
     /// What a start or stop was waiting for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,

@@ -16,6 +16,7 @@ use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
 use crate::error::{Error, Result};
 use crate::names::Name;
+use crate::started::Started;
 use crate::status::{Forward, Refusal, State, Status, Verb};
 use crate::store::{self, Record};
 
@@ -63,6 +64,8 @@ pub struct Facts {
     pub ssh_local_port: u16,
     pub iid: String,
     pub driver_pid: Option<u32>,
+    /// `None` when somebody else has started the VM.
+    pub started: Option<Started>,
 }
 
 pub struct Actor {
@@ -288,6 +291,7 @@ impl Actor {
             driver_pid: self.facts.driver_pid.filter(|_| self.machine.vm),
             iid: self.facts.iid.clone(),
             ssh_local_port: self.facts.ssh_local_port,
+            started: self.facts.started.clone().filter(|_| self.machine.vm),
             step: self.machine.step.as_ref().map(|step| step.name.clone()),
             errors: self.machine.errors(),
         };

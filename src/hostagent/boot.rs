@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::{self, Home, Name};
 use crate::registry;
+use crate::started::Started;
 use crate::store::{self, Record};
 
 /// The steps of a real instance.
@@ -40,6 +41,7 @@ impl Steps for Boot {
         let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
         let port = port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?;
         let driver = registry::driver(config.vm_type.as_deref().unwrap_or("qemu"))?;
+        let started = Some(Started::with(&config));
         let instance = driver.configure(self.instance(config, port)).await?;
         step(tell, &format!("checking {}", driver.info().name)).await;
         driver.validate().await?;
@@ -48,7 +50,8 @@ impl Steps for Boot {
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
         let iid = guest::write_cidata(self, &*driver, &instance.config, &identity).await?;
-        let prepared = self.prepared(driver, &instance, identity, iid, true).await?;
+        let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
+        prepared.facts.started = started;
         if let Some(login) = &prepared.login {
             ssh::config::write(login)?;
         }
@@ -70,7 +73,10 @@ impl Steps for Boot {
         let instance = driver.configure(instance.clone()).await.unwrap_or(instance);
         let identity = ssh::keys::ensure(&self.home).await?;
         let iid = record.map(|record| record.iid.clone()).unwrap_or_default();
-        self.prepared(driver, &instance, identity, iid, false).await
+        let mut prepared = self.prepared(driver, &instance, identity, iid, false).await?;
+        let record = record.filter(|record| record.boot_id == store::boot_id());
+        prepared.facts.started = record.and_then(|record| record.started.clone());
+        Ok(prepared)
     }
 
     async fn await_ready(&self, prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &mpsc::Sender<Event>) {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::ino::{Key, Target};
 use super::node::Command;
@@ -18,6 +19,9 @@ use crate::{agent, config};
 const LEAVING: Duration = Duration::from_secs(3);
 /// One that died is replaced by another one within this.
 const REPLACED: Duration = Duration::from_secs(8);
+
+/// Held by file work alone, while a lima.yaml is made of the present one and put in its place.
+static DEFINING: Mutex<()> = Mutex::new(());
 
 /// How often it is tried again meanwhile.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -41,9 +45,16 @@ impl View {
 
     /// Makes `bytes` the instance's lima.yaml, or leaves the old one and says why.
     pub(super) async fn define(&self, key: Key, bytes: Vec<u8>) -> Result<()> {
+        self.redefine(key, move |_| Ok(bytes)).await
+    }
+
+    /// The same for a document that is made of the present one.
+    async fn redefine(&self, key: Key, edit: impl FnOnce(&Snapshot) -> Result<Vec<u8>> + Send + 'static) -> Result<()> {
         let snapshot = self.snapshot(key)?;
-        let text = bytes.clone();
         let done = blocking(move || {
+            // Two edits at once must both count.
+            let _turn = DEFINING.lock();
+            let text = edit(&snapshot)?;
             check_definition(&snapshot, &text)?;
             store::define(&snapshot.dir, &text)
         })
@@ -130,6 +141,9 @@ impl View {
     /// A write to a control node.
     pub(super) async fn carry_out(&self, key: Key, command: Command) -> Result<()> {
         let done = match command {
+            Command::Set { key: field, value } => {
+                return self.redefine(key, move |snapshot| edited(snapshot, field, &value)).await;
+            }
             Command::Verb(verb) => self.verb(key, verb).await,
             Command::Protect(protected) => {
                 let dir = self.snapshot(key)?.dir;
@@ -221,6 +235,7 @@ impl View {
             goal: Goal::Stopped,
             since: Timestamp::now(),
             driver_pid: None,
+            started: None,
             errors: Vec::new(),
             ..record
         };
@@ -266,6 +281,15 @@ impl View {
         let ino = self.0.tree.lock().number(&Target::RootNode(id));
         self.0.announcer.announce([super::announce::Change::Content { ino, path: id.root_node().name.into() }]);
     }
+}
+
+/// lima.yaml as it is on disk now, with one value changed.
+fn edited(snapshot: &Snapshot, field: &str, value: &str) -> Result<Vec<u8>> {
+    let Some(bytes) = store::read_small(&snapshot.dir.join(names::LIMA_YAML))? else {
+        return Err(Error::busy(field, format!("{} has no lima.yaml yet", snapshot.name)));
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|_| Error::invalid(names::LIMA_YAML, "is not UTF-8"))?;
+    config::edit::set(text, field, value).map(String::into_bytes)
 }
 
 /// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.

@@ -29,10 +29,15 @@ pub enum Body {
 }
 
 /// A parsed write to a control node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Verb(Verb),
     Protect(bool),
+    /// A top-level value of lima.yaml.
+    Set {
+        key: &'static str,
+        value: String,
+    },
 }
 
 /// Index into [`INSTANCE`] or [`ROOT`]; inode numbers depend on it, so tables only ever grow at their end.
@@ -61,7 +66,7 @@ pub const INSTANCE: &[Node] = &[
     },
     Node {
         name: "status",
-        doc: "key: value lines: state, goal, since, step, driver, ssh, pids, errors",
+        doc: "key: value lines: state, goal, since, step, driver, ssh, pids, pending (what waits for a restart), errors",
         body: Body::Show(nodes::status),
         public: true,
     },
@@ -93,6 +98,24 @@ pub const INSTANCE: &[Node] = &[
         doc: "0 or 1; takes 0 or 1; a protected instance cannot be removed",
         body: Body::Control { show: nodes::protected, parse: nodes::parse_protected },
         public: false,
+    },
+    Node {
+        name: "cpus",
+        doc: "the number of processors; takes a new one, which goes into lima.yaml",
+        body: Body::Control { show: nodes::cpus, parse: nodes::parse_cpus },
+        public: true,
+    },
+    Node {
+        name: "memory",
+        doc: "the size of memory; takes a new one (4GiB), which goes into lima.yaml",
+        body: Body::Control { show: nodes::memory, parse: nodes::parse_memory },
+        public: true,
+    },
+    Node {
+        name: "disk",
+        doc: "the size of the disk; takes a larger one, which goes into lima.yaml",
+        body: Body::Control { show: nodes::disk, parse: nodes::parse_disk },
+        public: true,
     },
 ];
 

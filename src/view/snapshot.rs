@@ -12,6 +12,7 @@ use crate::config::{self, Context, Loaded};
 use crate::error::Result;
 use crate::host::Host;
 use crate::names::{self, Home, Name};
+use crate::started::{Machine, Started};
 use crate::status::{Goal, State, Status};
 use crate::store::{self, Record};
 
@@ -139,6 +140,26 @@ impl Snapshot {
         match &self.definition {
             Definition::Valid { loaded, .. } => Some(loaded),
             Definition::Draft | Definition::Invalid { .. } => None,
+        }
+    }
+
+    /// What the running VM was started with; `None` when there is none, or not of ours.
+    fn started(&self) -> Option<&Started> {
+        let ours = matches!(self.live, Live::Agent(_) | Live::Lost) && self.is_record_of_this_boot();
+        self.record.as_ref().filter(|_| ours)?.started.as_ref()
+    }
+
+    /// The size of the VM that runs, else of the one that is defined.
+    pub fn machine(&self) -> Option<Machine> {
+        let running = self.started().map(|started| started.machine.clone());
+        running.or_else(|| self.loaded().map(|loaded| Machine::of(&loaded.filled)))
+    }
+
+    /// The top-level fields of the definition that wait for a restart.
+    pub fn pending(&self) -> Vec<String> {
+        match (self.started(), self.loaded()) {
+            (Some(started), Some(loaded)) => started.differing(&loaded.filled),
+            _ => Vec::new(),
         }
     }
 

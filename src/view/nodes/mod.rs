@@ -1,9 +1,11 @@
 //! What the nodes of an instance show, and what their writes mean. Pure functions of a snapshot.
 
+mod knobs;
 mod list;
 mod readme;
 mod status;
 
+pub use knobs::{cpus, disk, memory, parse_cpus, parse_disk, parse_memory};
 pub use list::list;
 pub use readme::readme;
 pub use status::{status, status_json};

@@ -33,9 +33,11 @@ pub fn status(snapshot: &Snapshot) -> String {
             line("accelerator", &format!("{}{reason}", accelerator.name));
         }
         line("arch", config.arch.as_deref().unwrap_or_default());
-        line("cpus", &config.cpus.unwrap_or_default().to_string());
-        line("memory", config.memory.as_deref().unwrap_or_default());
-        line("disk", config.disk.as_deref().unwrap_or_default());
+    }
+    if let Some(machine) = snapshot.machine() {
+        line("cpus", &machine.cpus.unwrap_or_default().to_string());
+        line("memory", machine.memory.as_deref().unwrap_or_default());
+        line("disk", machine.disk.as_deref().unwrap_or_default());
     }
     if snapshot.state().is_live() && snapshot.ssh_local_port() != 0 {
         line("ssh", &format!("127.0.0.1:{}", snapshot.ssh_local_port()));
@@ -45,6 +47,10 @@ pub fn status(snapshot: &Snapshot) -> String {
         line("pids", &format!("hostagent {}{vm}", status.hostagent_pid));
     }
     line("dir", &snapshot.dir.to_string_lossy());
+    let pending = snapshot.pending();
+    if !pending.is_empty() {
+        text.push_str(&format!("pending: [{}]\n", pending.join(", ")));
+    }
     list(&mut text, "errors", &snapshot.errors());
     list(&mut text, "warnings", snapshot.loaded().map(|loaded| loaded.warnings.as_slice()).unwrap_or_default());
     text
@@ -81,6 +87,7 @@ pub fn status_json(snapshot: &Snapshot) -> String {
     object.insert("goal".into(), json!(snapshot.goal()));
     object.insert("state".into(), json!(snapshot.state()));
     object.insert("since".into(), json!(snapshot.since()));
+    object.insert("pending".into(), json!(snapshot.pending()));
     object.insert("ready".into(), json!(agent.is_some_and(|status| status.ready)));
     if let Some(status) = agent {
         if let Some(step) = &status.step {
