@@ -37,6 +37,9 @@ pub const KNOWN_HOSTS: &str = "ssh.known_hosts";
 // In the home.
 pub const CONFIG_DIR: &str = "_config";
 pub const USER_KEY: &str = "user";
+/// In [`CONFIG_DIR`]: below and above every instance's lima.yaml.
+pub const DEFAULT_YAML: &str = "default.yaml";
+pub const OVERRIDE_YAML: &str = "override.yaml";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";

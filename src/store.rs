@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Layers;
 use crate::error::{Error, Result};
 use crate::names::{self, Home, Name};
 use crate::started::Started;
@@ -90,6 +91,13 @@ pub fn define(dir: &Path, text: &[u8]) -> Result<()> {
         replace(&version, LIMA_COMPATIBLE.as_bytes(), 0o400)?;
     }
     Ok(())
+}
+
+/// The texts of the home that apply to every instance. `dir` is one's directory.
+pub fn layers(dir: &Path) -> Result<Layers> {
+    let config = dir.with_file_name(names::CONFIG_DIR);
+    let read = |file: &str| -> Result<_> { Ok(read_small(&config.join(file))?.map(Into::into)) };
+    Ok(Layers { overrides: read(names::OVERRIDE_YAML)?, defaults: read(names::DEFAULT_YAML)? })
 }
 
 /// Sets or clears the `protected` marker.

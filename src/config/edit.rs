@@ -1,6 +1,7 @@
 //! Changes one top-level value of a lima.yaml and leaves every other byte as it was written: comments, order, spacing.
 //! Never guesses: the result is read again, and refused unless that value and nothing else has changed.
 
+use super::layers::Layer;
 use super::parse::{Parsed, parse};
 use super::tree::{Entry, Node, Position, Tree};
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ const BYTE_ORDER_MARK: &str = "\u{feff}";
 pub fn set(text: &str, key: &str, value: &str) -> Result<String> {
     let body = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let mark = &text[..text.len() - body.len()];
-    let Parsed { tree, .. } = parse(body.as_bytes())?;
+    let Parsed { tree, .. } = parse(body.as_bytes(), Layer::Written)?;
     let edited = match &tree.node {
         Node::Null => append(body, "", key, value)?,
         Node::Map(entries) => match entries.iter().find(|entry| entry.key == key) {
@@ -22,7 +23,7 @@ pub fn set(text: &str, key: &str, value: &str) -> Result<String> {
         },
         _ => return Err(by_hand(key, "lima.yaml is no map")),
     };
-    match parse(edited.as_bytes()) {
+    match parse(edited.as_bytes(), Layer::Written) {
         Ok(Parsed { tree: new, .. }) if differs_only_in(key, value, &tree, &new) => Ok(format!("{mark}{edited}")),
         _ => Err(by_hand(key, "more than this value would change in lima.yaml")),
     }

@@ -4,6 +4,8 @@ mod deprecated;
 pub mod edit;
 mod expand;
 mod fill;
+mod layers;
+mod merge;
 mod parse;
 mod read;
 mod remarks;
@@ -13,7 +15,7 @@ mod template;
 mod tree;
 mod validate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use limafs_driver::Config;
 
@@ -22,11 +24,12 @@ use crate::host::Host;
 use crate::names::Name;
 
 use fill::fill;
-use parse::{Parsed, parse};
+use layers::{Stack, Stacked};
 use remarks::Remarks;
 use validate::validate;
 
 pub use expand::message;
+pub use layers::Layers;
 pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.
@@ -36,6 +39,8 @@ pub struct Context<'a> {
     /// The instance directory.
     pub dir: PathBuf,
     pub host: &'a Host,
+    /// What applies to every instance of the home.
+    pub layers: Layers,
 }
 
 /// A document that passed: as it was written, and as it will run.
@@ -43,42 +48,58 @@ pub struct Context<'a> {
 pub struct Loaded {
     pub written: Config,
     pub filled: Config,
-    /// Unknown keys, deprecated fields; with line and column.
+    /// Unknown keys, deprecated fields; with document, line and column.
     pub warnings: Vec<String>,
 }
 
-/// Parses, fills, expands and validates a whole lima.yaml. Reports every fault together, as `Error::Document`.
+/// Parses, merges, fills, expands and validates a whole lima.yaml. Reports every fault together, as `Error::Document`
+/// of lines that name their file.
 pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
-    let Parsed { config: mut written, tree, mut warnings, mut faults } = parse(text)?;
-    deprecated::move_fields(&mut written, &mut warnings);
-    let filled = fill(&written, context, &mut warnings);
+    let Assembled { written, filled, stack, mut faults, mut warnings } = assemble(text, context)?;
     validate(&written, &filled, &mut faults, &mut warnings);
     if let Err(error) = message(&filled, context, 0) {
         warnings.say("message", error.to_string());
     }
-    let warnings = warnings.into_lines(&tree);
+    let warnings = warnings.into_lines(&stack);
     if faults.is_empty() {
         return Ok(Loaded { written, filled, warnings });
     }
     // What is missing may be there under a misspelt key, so the warnings belong to the answer.
     let warnings = warnings.into_iter().map(|warning| format!("warning: {warning}"));
-    Err(Error::Document(faults.into_lines(&tree).into_iter().chain(warnings).collect()))
+    Err(Error::Document(faults.into_lines(&stack).into_iter().chain(warnings).collect()))
 }
 
-/// What only the disk can tell of a document that [`load`] accepts: no location of a mount is something else than a
-/// directory. One that is not there yet may come.
-pub fn check_locations(text: &[u8], filled: &Config, is_other: impl Fn(&str) -> bool) -> Result<()> {
+/// A document with all that is above and below it, before anybody judges it.
+struct Assembled {
+    written: Config,
+    filled: Config,
+    stack: Stack,
+    faults: Remarks,
+    warnings: Remarks,
+}
+
+fn assemble(text: &[u8], context: &Context) -> Result<Assembled> {
+    let Stacked { written, mut merged, mut stack, faults, mut warnings } = context.layers.stack(text)?;
+    deprecated::move_fields(&mut merged, &mut warnings);
+    let filled = fill(merged, &written, context, &mut stack, &mut warnings);
+    Ok(Assembled { written, filled, stack, faults, warnings })
+}
+
+/// What only the disk can tell of a document that [`load`] accepts, asked when it is written and never again: whether the
+/// locations of its mounts are directories. One that is not there yet may come; for that `is_directory` has no answer.
+pub fn check_host(text: &[u8], context: &Context, is_directory: impl Fn(&Path) -> Option<bool>) -> Result<()> {
+    let Assembled { filled, stack, .. } = assemble(text, context)?;
     let mut faults = Remarks::default();
     for (index, mount) in filled.mounts.iter().flatten().enumerate() {
         let location = mount.location.as_deref().unwrap_or_default();
-        if is_other(location) {
+        if is_directory(Path::new(location)) == Some(false) {
             faults.add(format!("mounts[{index}].location"), format!("{location:?} is not a directory"));
         }
     }
     if faults.is_empty() {
         return Ok(());
     }
-    Err(Error::Document(faults.into_lines(&parse(text)?.tree)))
+    Err(Error::Document(faults.into_lines(&stack)))
 }
 
 /// Whether an instance that has a disk can become `new`. Both are filled.

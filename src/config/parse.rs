@@ -3,17 +3,18 @@
 use limafs_driver::Config;
 use serde_yaml::budget::BudgetBreach;
 
+use super::layers::Layer;
 use super::read::read;
 use super::remarks::Remarks;
 use super::tree::{NULL, Node, Position, Tree};
 use crate::error::{Error, Result};
-use crate::names::LIMA_YAML;
 
 /// The largest document that is read.
 pub const MOST_BYTES: usize = 1 << 20;
 
 /// A document as it was written, with all that could not be read of it.
 pub struct Parsed {
+    pub layer: Layer,
     pub config: Config,
     pub tree: Tree,
     pub warnings: Remarks,
@@ -21,42 +22,48 @@ pub struct Parsed {
 }
 
 /// The schema's types of a document, and the remarks on what did not fit them. Fails where there is no document at all.
-pub fn parse(text: &[u8]) -> Result<Parsed> {
-    if text.len() > MOST_BYTES {
-        return Err(Error::TooBig { what: LIMA_YAML.into(), limit: MOST_BYTES });
-    }
-    let text = std::str::from_utf8(text).map_err(|error| not_utf8(text, error.valid_up_to()))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let tree = tree(text)?;
+pub fn parse(text: &[u8], layer: Layer) -> Result<Parsed> {
+    let (tree, text) = parse_tree(text, &layer.file())?;
     let reading = read::<Config>(&tree, text);
     let mut faults = Remarks::default();
     for misfit in reading.misfits {
-        faults.add_at(misfit.field.clone(), misfit.at, &misfit.why);
-        faults.close(misfit.field);
+        faults.add_at(misfit.field.clone(), layer, misfit.at, &misfit.why);
+        faults.close_in(layer, misfit.field);
     }
     let Some(config) = reading.value else {
-        return Err(Error::Document(faults.into_lines(&tree)));
+        return Err(Error::Document(faults.into_lines_of(layer)));
     };
     let mut warnings = Remarks::default();
     for key in reading.unknown {
         let meant = key.meant.map_or(String::new(), |meant| format!(" (did you mean {meant}?)"));
-        warnings.add_at(key.field, key.at, &format!("unknown key{meant}"));
+        warnings.add_at(key.field, layer, key.at, &format!("unknown key{meant}"));
     }
-    Ok(Parsed { config, tree, warnings, faults })
+    Ok(Parsed { layer, config, tree, warnings, faults })
 }
 
-fn not_utf8(text: &[u8], valid: usize) -> Error {
+/// The values of a document that is called `file` in sentences, and its text without a byte order mark.
+pub fn parse_tree<'a>(text: &'a [u8], file: &str) -> Result<(Tree, &'a str)> {
+    if text.len() > MOST_BYTES {
+        return Err(Error::TooBig { what: file.into(), limit: MOST_BYTES });
+    }
+    let refused = |why: String| Error::Document(vec![format!("{file}: {why}")]);
+    let text = std::str::from_utf8(text).map_err(|error| refused(not_utf8(text, error.valid_up_to())))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    Ok((tree(text).map_err(refused)?, text))
+}
+
+fn not_utf8(text: &[u8], valid: usize) -> String {
     let before = &text[..valid];
     let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
     let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let column = String::from_utf8_lossy(&before[start..]).chars().count() as u64 + 1;
-    Error::Document(vec![format!("{}: not valid UTF-8", Position { line, column })])
+    format!("{}: not valid UTF-8", Position { line, column })
 }
 
-fn tree(text: &str) -> Result<Tree> {
+fn tree(text: &str) -> std::result::Result<Tree, String> {
     match serde_yaml::from_str_with_options::<Option<Tree>>(text, options()) {
         Ok(tree) => Ok(tree.unwrap_or(Tree { node: Node::Null, at: NULL.at, source: 0..0 })),
-        Err(error) => Err(Error::Document(vec![sentence(error.without_snippet())])),
+        Err(error) => Err(sentence(error.without_snippet())),
     }
 }
 

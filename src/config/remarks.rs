@@ -1,5 +1,6 @@
 //! What is to be said about a document, faults or warnings: collected first, then told together, each with its place.
 
+use super::layers::{Layer, Stack};
 use super::tree::{Position, Tree};
 
 /// More lines than this help nobody.
@@ -8,20 +9,20 @@ const MOST_LINES: usize = 50;
 /// In characters. A sentence quotes what was written, which may be long.
 const LONGEST_LINE: usize = 400;
 
-/// Remarks on one document.
+/// Remarks on a configuration and the documents that it is made of.
 #[derive(Debug, Default)]
 pub struct Remarks {
     list: Vec<Remark>,
-    /// Fields of which nothing more is to be said: one that could not be read is not also missing.
-    closed: Vec<String>,
+    /// Fields of which only what is known already is to be said: one that could not be read is not also missing.
+    closed: Vec<(Layer, String)>,
 }
 
 #[derive(Debug)]
 struct Remark {
     field: String,
     sentence: String,
-    /// Known already; else found by the field when the remarks are told.
-    at: Option<Position>,
+    /// Known already, with the field's path in that document; else found by the field when the remarks are told.
+    at: Option<(Layer, Option<Position>)>,
 }
 
 impl Remarks {
@@ -45,14 +46,26 @@ impl Remarks {
     }
 
     /// For a place that is known better than by the field.
-    pub fn add_at(&mut self, field: String, at: Position, why: &str) {
+    pub fn add_at(&mut self, field: String, layer: Layer, at: Position, why: &str) {
         let sentence = if field.is_empty() { why.to_owned() } else { format!("{field}: {why}") };
-        self.push(Remark { field, sentence, at: Some(at) });
+        self.push(Remark { field, sentence, at: Some((layer, Some(at))) });
     }
 
-    /// Leaves out what will be added on `field` and below it.
-    pub fn close(&mut self, field: String) {
-        self.closed.push(field);
+    /// `FIELD: WHY` of one document, whatever the others say.
+    pub fn add_in(&mut self, layer: Layer, tree: &Tree, field: &str, why: &str) {
+        let (at, _) = tree.locate(field);
+        self.push(Remark { field: field.into(), sentence: format!("{field}: {why}"), at: Some((layer, at)) });
+    }
+
+    /// Leaves out what is found later on `field` of a document and below it.
+    pub fn close_in(&mut self, layer: Layer, field: String) {
+        self.closed.push((layer, field));
+    }
+
+    /// Takes over what was said elsewhere.
+    pub fn extend(&mut self, other: Self) {
+        self.list.extend(other.list);
+        self.closed.extend(other.closed);
     }
 
     fn push(&mut self, mut remark: Remark) {
@@ -60,29 +73,47 @@ impl Remarks {
             remark.sentence.truncate(end);
             remark.sentence.push_str("...");
         }
-        if !self.closed.iter().any(|closed| is_within(&remark.field, closed)) {
-            self.list.push(remark);
-        }
+        self.list.push(remark);
     }
 
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// One line each, in the order of their places.
-    pub fn into_lines(mut self, tree: &Tree) -> Vec<String> {
-        for remark in &mut self.list {
-            remark.at = remark.at.or_else(|| tree.locate(&remark.field));
-        }
-        self.list.sort_by_key(|remark| remark.at);
-        let line = |Remark { sentence, at, .. }| match at {
-            Some(at) => format!("{at}: {sentence}"),
-            None => sentence,
+    /// One line each, by document and in the order of their places.
+    pub fn into_lines(self, stack: &Stack) -> Vec<String> {
+        let Self { list, closed } = self;
+        let told = |remark: Remark| match remark.at {
+            Some((layer, at)) => Some((layer, at, remark.sentence)),
+            None => {
+                let (layer, path, at) = stack.locate(&remark.field);
+                let is_closed = closed.iter().any(|(of, field)| *of == layer && is_within(&path, field));
+                let sentence = match remark.sentence.strip_prefix(&remark.field) {
+                    Some(behind) => format!("{path}{behind}"),
+                    None => remark.sentence,
+                };
+                (!is_closed).then_some((layer, at, sentence))
+            }
         };
-        let more = self.list.len().saturating_sub(MOST_LINES);
-        let lines = self.list.into_iter().take(MOST_LINES).map(line);
-        lines.chain((more > 0).then(|| format!("and {more} more"))).collect()
+        lines(list.into_iter().filter_map(told).collect())
     }
+
+    /// The same where one document alone was read, and all places are known.
+    pub fn into_lines_of(self, layer: Layer) -> Vec<String> {
+        let told = |remark: Remark| (layer, remark.at.and_then(|(_, at)| at), remark.sentence);
+        lines(self.list.into_iter().map(told).collect())
+    }
+}
+
+fn lines(mut told: Vec<(Layer, Option<Position>, String)>) -> Vec<String> {
+    // What the user has just written comes first.
+    told.sort_by_key(|(layer, at, _)| (*layer != Layer::Written, *layer, *at));
+    let more = told.len().saturating_sub(MOST_LINES);
+    let line = |(layer, at, sentence): (Layer, Option<Position>, String)| match at {
+        Some(at) => format!("{}: {at}: {sentence}", layer.file()),
+        None => format!("{}: {sentence}", layer.file()),
+    };
+    told.into_iter().take(MOST_LINES).map(line).chain((more > 0).then(|| format!("and {more} more"))).collect()
 }
 
 /// Whether `field` is `parent` or below it.

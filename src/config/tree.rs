@@ -44,14 +44,25 @@ pub static NULL: Tree = Tree { node: Node::Null, at: Position { line: 1, column:
 
 impl Tree {
     /// Where `field` (`mounts[1].writable`) is written: its key, else the nearest parent's; `None` for the root.
-    pub fn locate(&self, field: &str) -> Option<Position> {
-        let mut tree = self;
-        let mut rest = field;
-        let mut found = None;
+    /// With it, whether all of the path is there and has a value.
+    pub fn locate(&self, field: &str) -> (Option<Position>, bool) {
+        let (tree, found, rest) = self.walk(field);
+        (found, rest.is_empty() && !matches!(tree.node, Node::Null))
+    }
+
+    /// The value of `field`, if it is written.
+    pub fn get(&self, field: &str) -> Option<&Tree> {
+        let (tree, _, rest) = self.walk(field);
+        rest.is_empty().then_some(tree)
+    }
+
+    /// As far down the path as it goes: the value there, where it is written, and what is left of the path.
+    fn walk<'a>(&self, field: &'a str) -> (&Tree, Option<Position>, &'a str) {
+        let (mut tree, mut found, mut rest) = (self, None, field);
         while let Some((next, at, behind)) = tree.step(rest) {
             (tree, found, rest) = (next, Some(at), behind);
         }
-        found
+        (tree, found, rest)
     }
 
     /// One segment down: the child, where it is written, and the rest of the path.

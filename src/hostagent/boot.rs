@@ -91,10 +91,11 @@ impl Boot {
         let Some(text) = store::read_small(&path)? else {
             return Err(Error::Missing { what: format!("{}/{}", self.name, names::LIMA_YAML) });
         };
-        let context = Context { name: &self.name, dir: self.dir.clone(), host: &self.host };
+        let layers = store::layers(&self.dir)?;
+        let context = Context { name: &self.name, dir: self.dir.clone(), host: &self.host, layers };
         let loaded = config::load(&text, &context)?;
         for warning in &loaded.warnings {
-            tracing::warn!("lima.yaml: {warning}");
+            tracing::warn!("{warning}");
         }
         Ok(loaded.filled)
     }

@@ -9,6 +9,7 @@ use super::ino::{Key, Target};
 use super::node::Command;
 use super::snapshot::{Definition, Live, Snapshot};
 use super::{Attr, View};
+use crate::config::Context;
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
 use crate::status::{Goal, State, Verb};
@@ -70,7 +71,6 @@ impl View {
                 Ok(())
             }
             Err(error) => {
-                let error = prefixed(error);
                 self.refuse(Some(key), &error);
                 Err(error)
             }
@@ -294,22 +294,12 @@ fn edited(snapshot: &Snapshot, field: &str, value: &str) -> Result<Vec<u8>> {
 
 /// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.
 fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
-    let new = snapshot.load(text)?.filled;
-    // Asked once, when it is written: a disk may be slow, and what is on it changes.
-    let is_other = |location: &str| std::fs::metadata(location).is_ok_and(|meta| !meta.is_dir());
-    config::check_locations(text, &new, is_other)?;
+    let context = Context { layers: store::layers(&snapshot.dir)?, ..snapshot.context() };
+    let new = config::load(text, &context)?.filled;
+    config::check_host(text, &context, |path| std::fs::metadata(path).ok().map(|meta| meta.is_dir()))?;
     match snapshot.loaded() {
         Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
         _ => Ok(()),
-    }
-}
-
-fn prefixed(error: Error) -> Error {
-    match error {
-        Error::Document(faults) => {
-            Error::Document(faults.into_iter().map(|fault| format!("lima.yaml: {fault}")).collect())
-        }
-        other => other,
     }
 }
 

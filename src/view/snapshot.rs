@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use crate::config::{self, Context, Loaded};
-use crate::error::Result;
+use crate::config::{self, Context, Layers, Loaded};
 use crate::host::Host;
 use crate::names::{self, Home, Name};
 use crate::started::{Machine, Started};
@@ -53,6 +52,8 @@ pub struct Snapshot {
     pub name: Name,
     pub dir: PathBuf,
     pub host: Host,
+    /// What applies to every instance of the home.
+    pub layers: Layers,
     /// Of the instance directory.
     pub created: SystemTime,
     pub definition: Definition,
@@ -76,6 +77,7 @@ impl Snapshot {
         let mut snapshot = Self {
             name: name.clone(),
             host: host.clone(),
+            layers: Layers::default(),
             created,
             definition: Definition::Draft,
             defined: created,
@@ -117,23 +119,27 @@ impl Snapshot {
                 return;
             }
         };
+        let layers = match store::layers(&self.dir) {
+            Ok(layers) => layers,
+            Err(error) => {
+                self.definition = Definition::Invalid { text, faults: error.to_string() };
+                return;
+            }
+        };
         // Most rereads are for something else than lima.yaml.
-        if matches!(&self.definition, Definition::Valid { text: known, .. } if *known == text) {
+        let same_layers = self.layers == layers;
+        self.layers = layers;
+        if same_layers && matches!(&self.definition, Definition::Valid { text: known, .. } if *known == text) {
             return;
         }
-        self.definition = match self.load(&text) {
+        self.definition = match config::load(&text, &self.context()) {
             Ok(loaded) => Definition::Valid { text, loaded: Arc::new(loaded) },
-            Err(error) => Definition::Invalid { text, faults: format!("lima.yaml: {error}") },
+            Err(error) => Definition::Invalid { text, faults: error.to_string() },
         };
     }
 
-    /// Parses and validates a document as this instance's.
-    pub fn load(&self, text: &[u8]) -> Result<Loaded> {
-        config::load(text, &self.context())
-    }
-
     pub fn context(&self) -> Context<'_> {
-        Context { name: &self.name, dir: self.dir.clone(), host: &self.host }
+        Context { name: &self.name, dir: self.dir.clone(), host: &self.host, layers: self.layers.clone() }
     }
 
     pub fn loaded(&self) -> Option<&Loaded> {

@@ -37,7 +37,9 @@ fn users_fleet() -> Result<Fleet, Failed> {
     chown(&fleet.mnt, Some(USER.0), Some(USER.1))?;
     // The directory that this was built in may be closed to others.
     fleet.exe = fleet.root().join("limafs");
-    std::fs::copy(LIMAFS, &fleet.exe)?;
+    // By another process: one that other threads fork from meanwhile would keep it open for writing, and so busy.
+    let copied = std::process::Command::new("cp").args([LIMAFS.as_ref(), fleet.exe.as_os_str()]).status()?;
+    ensure!(copied.success(), "cp {LIMAFS}: {copied}");
     fleet.user = Some(USER);
     fleet.mount()?;
     Ok(fleet)

@@ -207,7 +207,7 @@ proptest! {
         let (front, back) = common(&text, &new);
         prop_assert!(!text[front..text.len() - back].contains(['\n', '#', ':']), "{:?} became {:?}", text, new);
         prop_assert!(new[front..new.len() - back].lines().count() <= 2, "{:?} became {:?}", text, new);
-        let memory = parse(new.as_bytes()).unwrap().config.memory;
+        let memory = parse(new.as_bytes(), Layer::Written).unwrap().config.memory;
         prop_assert_eq!(memory.as_deref(), Some(value.as_str()));
         prop_assert_eq!(set(&new, "memory", &value).unwrap(), new);
     }

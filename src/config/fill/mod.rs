@@ -3,30 +3,40 @@
 
 mod forwards;
 mod mounts;
+mod networks;
 mod scripts;
 mod user;
 
-use limafs_driver::{Config, Containerd, File, Firmware, HostResolver, Image, Kernel, Network, Ssh, mac_address};
+use limafs_driver::{Config, Containerd, File, Firmware, HostResolver, Image, Kernel, Ssh};
 
 use super::expand::Expander;
+use super::layers::Stack;
 use super::remarks::Remarks;
 use super::{Context, format_size};
 use crate::host::Host;
-use crate::names::LIMA_YAML;
 
 const GIB: u64 = 1 << 30;
 
-/// Fills what was not written, and expands variables.
-pub fn fill(written: &Config, context: &Context, warnings: &mut Remarks) -> Config {
-    let mut config = written.clone();
+/// Fills what was not written, and expands variables. `written` is the instance's own document; the stack learns what
+/// entries of lists were combined.
+pub fn fill(
+    mut config: Config,
+    written: &Config,
+    context: &Context,
+    stack: &mut Stack,
+    warnings: &mut Remarks,
+) -> Config {
+    // Texts are expanded with the instance's own parameters only, as in Lima: an override's is for scripts' environment.
+    let param = std::mem::replace(&mut config.param, written.param.clone());
     machine(&mut config, context.host);
     images(&mut config);
     user::fill(&mut config, context, warnings);
     let expand = Expander::new(&config, context);
-    mounts::fill(&mut config, context, &expand, warnings);
+    config.param = param;
+    stack.mounts = mounts::fill(&mut config, context, &expand, warnings);
     scripts::fill(&mut config, &expand, warnings);
     forwards::fill(&mut config, context, &expand, warnings);
-    networks(&mut config, context);
+    stack.networks = networks::fill(&mut config, context, stack);
     guest(&mut config, context.host, warnings);
     if config.plain == Some(true) {
         make_plain(&mut config);
@@ -89,20 +99,6 @@ fn images(config: &mut Config) {
     default(legacy_bios, false);
     for image in images.get_or_insert_default() {
         default(&mut image.arch, arch.clone());
-    }
-}
-
-fn networks(config: &mut Config, context: &Context) {
-    for (index, network) in config.networks.get_or_insert_default().iter_mut().enumerate() {
-        let Network { mac_address: mac, interface, metric, .. } = network;
-        if mac.as_deref().unwrap_or_default().is_empty() {
-            let unique = format!("{}#{index}", context.dir.join(LIMA_YAML).display());
-            *mac = Some(mac_address(&context.host.machine_id, &unique));
-        }
-        if interface.as_deref().unwrap_or_default().is_empty() {
-            *interface = Some(format!("lima{index}"));
-        }
-        default(metric, 100);
     }
 }
 

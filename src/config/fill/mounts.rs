@@ -1,13 +1,17 @@
 //! Mount entries: host directories shown in the guest.
 
-use limafs_driver::{Config, Mount, NineP, Sshfs};
+use std::collections::BTreeMap;
+
+use limafs_driver::{Config, Mount, NineP, Sshfs, Virtiofs};
 
 use super::default;
 use crate::config::expand::Expander;
+use crate::config::layers::Sources;
 use crate::config::remarks::Remarks;
 use crate::config::{Context, expand_path};
 
-pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings: &mut Remarks) {
+/// Combines and fills the mount entries; returns of which entries each was made.
+pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings: &mut Remarks) -> Sources {
     let unsupported = config.mount_types_unsupported.get_or_insert_default();
     let mount_type = config.mount_type.take().filter(|word| !word.is_empty() && word != "default").or_else(|| {
         let word = match config.vm_type.as_deref()? {
@@ -22,13 +26,62 @@ pub fn fill(config: &mut Config, context: &Context, expand: &Expander, warnings:
     default(&mut config.mount_inotify, false);
     let queued = mount_type.as_deref() == Some("virtiofs") && config.vm_type.as_deref() == Some("qemu");
     config.mount_type = mount_type;
-    let mut mounts: Vec<Mount> = Vec::new();
-    for (index, mut mount) in config.mounts.take().unwrap_or_default().into_iter().enumerate() {
-        places(&mut mount, index, context, expand, warnings);
-        options(&mut mount, queued);
-        mounts.push(mount);
+    let (mut mounts, sources) = combine(config.mounts.take().unwrap_or_default(), context, expand);
+    for (index, mount) in mounts.iter_mut().enumerate() {
+        places(mount, index, context, expand, warnings);
+        options(mount, queued);
     }
     config.mounts = Some(mounts);
+    sources
+}
+
+/// One entry for each place in the guest: what a later one (of higher priority) sets, counts.
+fn combine(entries: Vec<Mount>, context: &Context, expand: &Expander) -> (Vec<Mount>, Sources) {
+    let (mut mounts, mut sources): (Vec<Mount>, Sources) = Default::default();
+    let mut known: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, entry) in entries.into_iter().enumerate() {
+        // The place as it will be. What cannot be expanded is warned of when the result is.
+        let mut placed = entry.clone();
+        places(&mut placed, index, context, expand, &mut Remarks::default());
+        let same = placed.mount_point.as_ref().and_then(|point| known.get(point).copied());
+        match same {
+            Some(at) => {
+                update(&mut mounts[at], entry);
+                sources[at].push(index);
+            }
+            None => {
+                known.extend(placed.mount_point.map(|point| (point, mounts.len())));
+                mounts.push(entry);
+                sources.push(vec![index]);
+            }
+        }
+    }
+    (mounts, sources)
+}
+
+fn update(mount: &mut Mount, higher: Mount) {
+    let Mount { location, mount_point, writable, sshfs, nine_p, virtiofs } = higher;
+    // The same place, though perhaps in other words; one that is not named is that of the new location.
+    mount.mount_point = mount_point;
+    mount.location = location.or(mount.location.take());
+    mount.writable = writable.or(mount.writable);
+    if let Some(Sshfs { cache, follow_symlinks, sftp_driver }) = sshfs {
+        let sshfs = mount.sshfs.get_or_insert_default();
+        sshfs.cache = cache.or(sshfs.cache);
+        sshfs.follow_symlinks = follow_symlinks.or(sshfs.follow_symlinks);
+        sshfs.sftp_driver = sftp_driver.or(sshfs.sftp_driver.take());
+    }
+    if let Some(NineP { security_model, protocol_version, msize, cache }) = nine_p {
+        let nine_p = mount.nine_p.get_or_insert_default();
+        nine_p.security_model = security_model.or(nine_p.security_model.take());
+        nine_p.protocol_version = protocol_version.or(nine_p.protocol_version.take());
+        nine_p.msize = msize.or(nine_p.msize.take());
+        nine_p.cache = cache.or(nine_p.cache.take());
+    }
+    if let Some(Virtiofs { queue_size }) = virtiofs {
+        let virtiofs = mount.virtiofs.get_or_insert_default();
+        virtiofs.queue_size = queue_size.or(virtiofs.queue_size);
+    }
 }
 
 fn places(mount: &mut Mount, index: usize, context: &Context, expand: &Expander, warnings: &mut Remarks) {

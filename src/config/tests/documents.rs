@@ -3,7 +3,7 @@
 use super::*;
 
 fn written(text: &str) -> Config {
-    parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}\n{error}")).config
+    parse(text.as_bytes(), Layer::Written).unwrap_or_else(|error| panic!("{text}\n{error}")).config
 }
 
 fn fault(text: &str) -> String {
@@ -98,11 +98,9 @@ fn yaml_itself_is_told_with_its_place() {
 
 #[test]
 fn text_that_is_not_utf8_is_told_with_its_place() {
-    let name = Name::parse("foo").unwrap();
-    let context = Context { name: &name, dir: "/h/foo".into(), host: &host() };
-    let error = load(b"cpus: 1\nmemory: \xff\n", &context).unwrap_err();
+    let error = load_as_foo(b"cpus: 1\nmemory: \xff\n", &host()).unwrap_err();
     assert_eq!(error.to_string(), "line 2, column 9: not valid UTF-8");
-    let error = load(&vec![b'#'; (1 << 20) + 1], &context).unwrap_err();
+    let error = load_as_foo(&vec![b'#'; (1 << 20) + 1], &host()).unwrap_err();
     assert_eq!(error.errno(), libc::EFBIG);
     assert!(matches!(error, Error::TooBig { .. }));
 }

@@ -44,21 +44,17 @@ fn the_user_is_the_hosts() {
 fn for_root_the_guests_user_is_lima() {
     let mut root = host();
     root.user = HostUser { name: "root".into(), uid: 0, home: "/root".into(), comment: "root".into() };
-    let name = Name::parse("foo").unwrap();
-    let context = Context { name: &name, dir: "/h/foo".into(), host: &root };
-    let user = load(IMAGES.as_bytes(), &context).unwrap().filled.user.unwrap();
+    let user = load_as_foo(IMAGES.as_bytes(), &root).unwrap().filled.user.unwrap();
     assert_eq!((user.name.as_deref(), user.uid), (Some("lima"), Some(1000)));
     assert_eq!(user.home.as_deref(), Some("/home/lima.guest"));
 }
 
 #[test]
 fn a_host_user_that_no_guest_can_have_becomes_lima() {
-    let name = Name::parse("foo").unwrap();
     for host_name in ["Jane.Roe", "admin", "0x", "a b", ""] {
         let mut host = host();
         host.user.name = host_name.into();
-        let context = Context { name: &name, dir: "/h/foo".into(), host: &host };
-        let user = load(IMAGES.as_bytes(), &context).unwrap().filled.user.unwrap();
+        let user = load_as_foo(IMAGES.as_bytes(), &host).unwrap().filled.user.unwrap();
         assert_eq!((user.name.as_deref(), user.uid), (Some("lima"), Some(501)), "{host_name}");
     }
 }
@@ -128,7 +124,8 @@ fn the_message_is_a_template_of_the_instance() {
     let text = "message: |\n  export X={{.Dir}}/sock/{{.Instance.Name}} {{.SSHLocalPort}} {{.Status}} {{.LimaHome}} {{.CPUs}}\n";
     let filled = accepted(text).filled;
     let name = Name::parse("foo").unwrap();
-    let context = Context { name: &name, dir: "/h/foo".into(), host: &host() };
+    let host = host();
+    let context = context(&name, &host);
     assert_eq!(message(&filled, &context, 60022).unwrap(), "export X=/h/foo/sock/foo 60022 Running /h 4\n");
     assert_eq!(message(&accepted("").filled, &context, 1).unwrap(), "");
     let loaded = accepted("message: '{{bad}}'");
@@ -158,7 +155,7 @@ fn deprecated_fields_are_moved_and_warned_of() {
     let loaded = accepted(
         "cpuType: {x86_64: max, aarch64: a}\nvmOpts: {qemu: {cpuType: {aarch64: b}}}\nrosetta: {enabled: true}",
     );
-    let options = serde_json::to_value(loaded.written.vm_opts.unwrap()).unwrap();
+    let options = serde_json::to_value(loaded.filled.vm_opts.unwrap()).unwrap();
     assert_eq!(options["qemu"]["cpuType"], serde_json::json!({"aarch64": "b", "x86_64": "max"}));
     assert_eq!(options["vz"]["rosetta"]["enabled"], true);
     assert_eq!(loaded.warnings[0], "line 1, column 1: cpuType: deprecated, use vmOpts.qemu.cpuType");

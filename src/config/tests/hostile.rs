@@ -141,8 +141,7 @@ proptest! {
 
     #[test]
     fn any_bytes_load_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let name = Name::parse("foo").unwrap();
-        let _ = load(&bytes, &Context { name: &name, dir: "/h/foo".into(), host: &host() });
+        let _ = load_as_foo(&bytes, &host());
     }
 
     #[test]
@@ -150,7 +149,7 @@ proptest! {
         let text = words.concat();
         if let Ok(loaded) = load_text(&format!("{IMAGES}{text}")) {
             let yaml = to_yaml(&loaded.written).unwrap();
-            prop_assert!(parse(yaml.as_bytes()).is_ok(), "{yaml}");
+            prop_assert!(parse(yaml.as_bytes(), Layer::Written).is_ok(), "{yaml}");
         }
     }
 
@@ -158,6 +157,6 @@ proptest! {
     fn any_values_of_free_maps_round_trip(env in prop::collection::btree_map("[A-Z]{1,3}", prop_oneof![".*", "[ \n\r\ta-c0-9:#|>'\"~-]{0,20}"], 0..4)) {
         let config = Config { env: Some(env.clone()), ..Config::default() };
         let yaml = to_yaml(&config).unwrap();
-        prop_assert_eq!(parse(yaml.as_bytes()).unwrap().config.env.unwrap_or_default(), env, "{}", yaml);
+        prop_assert_eq!(parse(yaml.as_bytes(), Layer::Written).unwrap().config.env.unwrap_or_default(), env, "{}", yaml);
     }
 }

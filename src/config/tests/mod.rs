@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::layers::Layer;
+use super::parse::parse;
 use super::*;
 use crate::host::HostUser;
 
@@ -21,8 +23,22 @@ fn host() -> Host {
 }
 
 fn load_text(text: &str) -> Result<Loaded> {
+    load_as_foo(text.as_bytes(), &host())
+}
+
+/// Loads a document of instance foo that stands alone; remarks without the name of its file.
+fn load_as_foo(text: &[u8], host: &Host) -> Result<Loaded> {
     let name = Name::parse("foo").unwrap();
-    load(text.as_bytes(), &Context { name: &name, dir: PathBuf::from("/h/foo"), host: &host() })
+    let short = |lines: Vec<String>| lines.into_iter().map(|line| line.replace("lima.yaml: ", "")).collect();
+    match load(text, &context(&name, host)) {
+        Ok(loaded) => Ok(Loaded { warnings: short(loaded.warnings), ..loaded }),
+        Err(Error::Document(lines)) => Err(Error::Document(short(lines))),
+        Err(error) => Err(error),
+    }
+}
+
+fn context<'a>(name: &'a Name, host: &'a Host) -> Context<'a> {
+    Context { name, dir: PathBuf::from("/h/foo"), host, layers: Layers::default() }
 }
 
 /// Loads a snippet beside an image.
@@ -59,3 +75,5 @@ mod cases;
 mod documents;
 mod filling;
 mod hostile;
+mod layered;
+mod merging;

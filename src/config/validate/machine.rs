@@ -4,6 +4,7 @@ use limafs_driver::Config;
 
 use super::version::{LIMA, Version};
 use super::{identifier, one_of, text};
+use crate::config::layers::Layer;
 use crate::config::remarks::Remarks;
 use crate::config::size;
 
@@ -20,7 +21,7 @@ pub fn check(config: &Config, faults: &mut Remarks) {
         faults.say("base", "base must be empty, limafs cannot build upon other documents yet");
         // They may well be in the base.
         if config.images.as_ref().is_none_or(|images| images.is_empty()) {
-            faults.close("images".into());
+            faults.close_in(Layer::Written, "images".into());
         }
     }
     one_of(faults, "os", config.os.as_deref(), SYSTEMS);

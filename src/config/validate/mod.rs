@@ -15,13 +15,13 @@ use limafs_driver::Config;
 
 use super::remarks::Remarks;
 
-/// Adds what is wrong with `filled`. `written` is the same document before variables were expanded.
+/// Adds what is wrong with `filled`. `written` is the instance's own document before variables were expanded.
 pub fn validate(written: &Config, filled: &Config, faults: &mut Remarks, warnings: &mut Remarks) {
     for rules in [machine::check, images::check, mounts::check, scripts::check, forwards::check, networks::check] {
         rules(filled, faults);
     }
     guest::check(filled, faults);
-    params::check(written, faults);
+    params::check(written, filled, faults);
     scripts::warn(filled, warnings);
 }
 

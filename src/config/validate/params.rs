@@ -9,8 +9,9 @@ use crate::config::remarks::Remarks;
 /// Known to cloud-init's network configuration and not to any script.
 const INTERNAL: &str = "internal_netplanOptional";
 
-pub fn check(written: &Config, faults: &mut Remarks) {
-    let Some(params) = written.param.as_ref().filter(|params| !params.is_empty()) else { return };
+/// `filled` may have more parameters than the instance's own document, which others use.
+pub fn check(written: &Config, filled: &Config, faults: &mut Remarks) {
+    let Some(params) = filled.param.as_ref().filter(|params| !params.is_empty()) else { return };
     // One pass over the texts, not one for each name: a document may have thousands of both.
     let mut used = BTreeSet::new();
     texts(written).for_each(|text| collect(text, &mut used));
@@ -25,7 +26,8 @@ pub fn check(written: &Config, faults: &mut Remarks) {
         if let Some(c) = value.chars().find(|c| unprintable(*c)) {
             faults.add(&field, format!("value contains unprintable character {c:?}"));
         }
-        if name != INTERNAL && !used.contains(name.as_str()) {
+        let own = written.param.as_ref().is_some_and(|params| params.contains_key(name));
+        if own && name != INTERNAL && !used.contains(name.as_str()) {
             faults.add(&field, "not used in any provision, probe, copyToHost, or portForward");
         }
     }
