@@ -23,6 +23,8 @@ pub const HA_SOCK: &str = "ha.sock";
 pub const HA_STDOUT_LOG: &str = "ha.stdout.log";
 pub const HA_STDERR_LOG: &str = "ha.stderr.log";
 pub const SERIAL_LOG: &str = "serial.log";
+/// Pid files of drivers and of Lima's hostagent; their processes have the path among their arguments.
+pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "fake.pid", HA_PID];
 /// The longest socket path that Lima makes in an instance directory.
 const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
 
@@ -40,6 +42,11 @@ pub const USER_KEY: &str = "user";
 /// In [`CONFIG_DIR`]: below and above every instance's lima.yaml.
 pub const DEFAULT_YAML: &str = "default.yaml";
 pub const OVERRIDE_YAML: &str = "override.yaml";
+pub const DISKS_DIR: &str = "_disks";
+/// In the directory of an additional disk: its bytes.
+pub const DATA_DISK: &str = "datadisk";
+/// In the directory of an additional disk: symlink to the instance that has it.
+pub const IN_USE_BY: &str = "in_use_by";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";
@@ -127,6 +134,14 @@ impl Home {
 
     pub fn ours(&self, file: &str) -> PathBuf {
         self.0.join(OURS_DIR).join(file)
+    }
+
+    pub fn disks(&self) -> PathBuf {
+        self.0.join(DISKS_DIR)
+    }
+
+    pub fn disk(&self, name: &Name) -> PathBuf {
+        self.disks().join(name.as_str())
     }
 
     pub fn config(&self, file: &str) -> PathBuf {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The lowest floor first. A module may use those on its own floor and below.
 const FLOORS: &[&[&str]] = &[
     &["error", "names"],
-    &["started", "status", "host", "config", "templates", "images", "store"],
+    &["started", "status", "host", "config", "templates", "images", "store", "disks"],
     &["cidata", "registry"],
     &["hostagent", "agent"],
     &["view"],
@@ -22,6 +22,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("config", &["tokio::", "std::fs", "fuser::", "crate::store", "crate::images"]),
     ("cidata", &["tokio::", "std::fs", "crate::store"]),
     ("store", &["fuser::", "tokio::"]),
+    ("disks", &["fuser::", "tokio::"]),
     ("registry", &["crate::hostagent", "fuser::"]),
     ("agent", &["crate::hostagent", "crate::registry", "fuser::"]),
     ("hostagent", &["fuser::", "crate::agent"]),

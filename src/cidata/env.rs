@@ -108,6 +108,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     lines.extend(mounts(config)?);
+    lines.extend(disks(config)?);
     lines.extend(provision::data_env(config)?);
     let mut text: String = lines.iter().map(|(key, value)| format!("LIMA_CIDATA_{key}={value}\n")).collect();
     let remove = if certificates::removes_defaults(config) { "1" } else { "" };
@@ -124,6 +125,25 @@ fn mounts(config: &Config) -> Result<Vec<(String, String)>> {
         let point = mount.mount_point.as_deref().or(mount.location.as_deref());
         let point = required(&format!("mounts[{index}].mountPoint"), point)?;
         lines.push((format!("MOUNTS_{index}_MOUNTPOINT"), point.to_owned()));
+    }
+    Ok(lines)
+}
+
+/// `DEVICE` is what Lima says; our own scripts go by the serial number.
+fn disks(config: &Config) -> Result<Vec<(String, String)>> {
+    let disks = config.additional_disks.as_deref().unwrap_or_default();
+    let mut lines = vec![("DISKS".to_owned(), disks.len().to_string())];
+    for (index, (disk, letter)) in disks.iter().zip('b'..='z').enumerate() {
+        let field = |name: &str| format!("additionalDisks[{index}].{name}");
+        let args = disk.fs_args.as_deref().unwrap_or_default().join(" ");
+        let fields = [
+            ("NAME", one_line(&field("name"), &disk.name)?.to_owned()),
+            ("DEVICE", format!("vd{letter}")),
+            ("FORMAT", disk.format.unwrap_or(true).to_string()),
+            ("FSTYPE", one_line(&field("fsType"), disk.fs_type.as_deref().unwrap_or("ext4"))?.to_owned()),
+            ("FSARGS", one_line(&field("fsArgs"), &args)?.to_owned()),
+        ];
+        lines.extend(fields.map(|(key, value)| (format!("DISK_{index}_{key}"), value)));
     }
     Ok(lines)
 }

@@ -1,4 +1,4 @@
-use limafs_driver::{CaCerts, Mount, Provision, StringMap, User, mount_tag};
+use limafs_driver::{CaCerts, Disk, Mount, Provision, StringMap, User, mount_tag};
 use serde_json::{Value, json};
 
 use super::*;
@@ -263,6 +263,31 @@ fn mounts_of_virtiofs_become_fstab_entries() {
     let tag = mount_tag("/srv", "/mnt/srv");
     assert_eq!(told.user_data()["mounts"], json!([[tag, "/mnt/srv", "virtiofs", "rw,nofail", "0", "0"]]));
     assert!(told.text("lima.env").contains("LIMA_CIDATA_MOUNTS=1\nLIMA_CIDATA_MOUNTS_0_MOUNTPOINT=/mnt/srv\n"));
+}
+
+#[test]
+fn additional_disks_are_told_in_their_order() {
+    let mut told = told();
+    let swap = Disk { name: "s".into(), fs_type: Some("swap".into()), ..Disk::default() };
+    let args = Some(vec!["-i".to_owned(), "size=512".to_owned()]);
+    let xfs = Disk { name: "d-1".into(), fs_type: Some("xfs".into()), fs_args: args, format: Some(false) };
+    told.config.additional_disks = Some(vec![swap, xfs]);
+    let env = told.text("lima.env");
+    let lines: Vec<_> = env.lines().filter_map(|line| line.strip_prefix("LIMA_CIDATA_DISK")).collect();
+    let expected = [
+        "S=2",
+        "_0_NAME=s",
+        "_0_DEVICE=vdb",
+        "_0_FORMAT=true",
+        "_0_FSTYPE=swap",
+        "_0_FSARGS=",
+        "_1_NAME=d-1",
+        "_1_DEVICE=vdc",
+        "_1_FORMAT=false",
+        "_1_FSTYPE=xfs",
+        "_1_FSARGS=-i size=512",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A real boot, from lima.yaml to all that the VM's process needs. Each step has a name that `status` shows.
 //! Starts no VM: the actor does, after the intent was written down.
 
+mod disks;
 mod guest;
 mod image;
 mod port;
@@ -47,6 +48,7 @@ impl Steps for Boot {
         driver.validate().await?;
         driver.create().await?;
         self.make_disk(&driver, &instance.config, tell).await?;
+        disks::claim(self, &instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
         let iid = guest::write_cidata(self, &*driver, &instance.config, &identity).await?;
@@ -77,6 +79,10 @@ impl Steps for Boot {
         let record = record.filter(|record| record.boot_id == store::boot_id());
         prepared.facts.started = record.and_then(|record| record.started.clone());
         Ok(prepared)
+    }
+
+    async fn rest(&self) {
+        disks::release(self).await;
     }
 
     async fn await_ready(&self, prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &mpsc::Sender<Event>) {

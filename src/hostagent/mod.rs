@@ -91,6 +91,7 @@ async fn live(life: Life) -> Result<End> {
 
     let journal = Journal::new(name.as_str(), &dir, lima);
     let events = journal.listen();
+    let resting = Arc::clone(&steps);
     let mut actor = Actor::new(Setup { name, dir: dir.clone(), steps, record: record.clone(), journal, requests });
     let first = begin(&mut actor, adopt, record).await;
     let sources = serve::Sources { status: actor.watch(), events, requests: requests_to };
@@ -108,6 +109,9 @@ async fn live(life: Life) -> Result<End> {
         }
     };
     beside.abort_all();
+    if end == End::AtRest {
+        resting.rest().await;
+    }
     // The next hostagent may come as soon as followers see the last status.
     retire(&dir, lock);
     actor.close();

@@ -36,6 +36,9 @@ pub trait Steps: Send + Sync {
     /// Finds what is needed to take up a VM that an earlier hostagent left; changes nothing.
     async fn recover(&self, record: Option<&Record>) -> Result<Prepared>;
 
+    /// Lets go of what `prepare` took: the VM is gone, and this hostagent is about to go.
+    async fn rest(&self) {}
+
     /// Tells of `Ssh`, `Done` and `Late`, and returns when there is nothing more to tell. `lines` are the guest's.
     async fn await_ready(&self, prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &mpsc::Sender<Event>);
 }

@@ -16,6 +16,7 @@ impl View {
     pub fn mkdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<Attr> {
         match self.target(parent) {
             Ok(Target::Root) => {}
+            Ok(Target::Disks) => return self.make_disk(name),
             Ok(_) => return self.refused(parent, Error::forbidden(name, "no directories can be made here")),
             Err(error) => return Err(error).into(),
         }
@@ -52,7 +53,8 @@ impl View {
             }
             // Part of `rm -r` of the instance.
             Ok(Target::WaitDir(_)) => Ok(()).into(),
-            Ok(Target::Templates) => self.refused(parent, Error::forbidden(name, "is limafs's own")),
+            Ok(Target::Disk(name)) => self.remove_disk(name),
+            Ok(Target::Templates | Target::Disks) => self.refused(parent, Error::forbidden(name, "is limafs's own")),
             Ok(_) => Err(not_a_directory()).into(),
             Err(error) => Err(error).into(),
         }
@@ -84,7 +86,9 @@ impl View {
                 self.0.tree.lock().instance_mut(key)?.unlinked.add(caller.pid, id);
                 Ok(())
             }
-            Target::Instance(_) | Target::WaitDir(_) | Target::Templates => {
+            // As for an instance: the rmdir that follows decides.
+            Target::DiskFile(..) => Ok(()),
+            Target::Instance(_) | Target::WaitDir(_) | Target::Templates | Target::Disks | Target::Disk(_) => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
             _ => {

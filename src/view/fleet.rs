@@ -58,6 +58,7 @@ impl View {
         for name in store::list(&self.0.home)? {
             self.0.tree.lock().add(&name)?;
         }
+        self.reread_disks();
         let found: Vec<_> = self.0.tree.lock().names().map(|(name, key)| (name.clone(), key)).collect();
         for (name, key) in &found {
             self.watch(*key, name);

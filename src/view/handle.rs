@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::disks::DiskFile;
 use super::ino::{Ino, Key};
 use super::node::NodeId;
 use super::tree::Rendered;
@@ -80,6 +81,7 @@ pub enum Source {
     Node(Key, NodeId),
     Root(NodeId),
     Template(String),
+    Disk(String, DiskFile),
 }
 
 #[derive(Debug, Clone)]

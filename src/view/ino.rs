@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 
+use super::disks::DiskFile;
 use super::node::NodeId;
 use super::wait::Condition;
 
@@ -40,6 +41,9 @@ pub enum Target {
     Wait(Key, Condition),
     /// A scratch file, by its serial number.
     Scratch(Key, u64),
+    Disks,
+    Disk(String),
+    DiskFile(String, DiskFile),
 }
 
 impl Target {
@@ -51,6 +55,7 @@ impl Target {
             | Self::Wait(key, _)
             | Self::Scratch(key, _) => Some(*key),
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
+            Self::Disks | Self::Disk(_) | Self::DiskFile(..) => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::disks::DiskFile;
 use super::handle::{Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
 use super::ino::{Ino, Key, Target};
 use super::node::{Body, Command, NodeId, RootBody};
@@ -79,6 +80,12 @@ impl View {
                 read_only(name)?;
                 self.text(Source::Template(name.clone()))
             }
+            Target::DiskFile(name, file) => {
+                if !file.takes_writes() {
+                    read_only(file.name())?;
+                }
+                self.text(Source::Disk(name.clone(), *file))
+            }
             Target::Wait(key, condition) => {
                 read_only("wait")?;
                 Ok(Open::Wait { key: *key, condition: condition.clone(), done: false, told: Vec::new() })
@@ -91,7 +98,12 @@ impl View {
                 }
                 Ok(Open::Scratch { key: *key, serial: *serial, append: mode.append })
             }
-            Target::Root | Target::Templates | Target::Instance(_) | Target::WaitDir(_) => {
+            Target::Root
+            | Target::Templates
+            | Target::Instance(_)
+            | Target::WaitDir(_)
+            | Target::Disks
+            | Target::Disk(_) => {
                 Err(Error::Io { path: "directory".into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
         }
@@ -126,6 +138,7 @@ impl View {
         match source {
             Source::Node(key, id) => tree.rendered(*key, *id, &self.0.host),
             Source::Root(id) => Ok(tree.root_rendered(*id, &self.0.host)),
+            Source::Disk(name, file) => tree.disk_rendered(name, *file, &self.0.host),
             Source::Template(name) => {
                 let found = tree.templates().into_iter().find(|(known, _)| known == name);
                 let (_, text) = found.ok_or_else(|| Error::Missing { what: name.clone() })?;
@@ -218,6 +231,11 @@ impl View {
                 drop(handles);
                 self.control(key, id, data)
             }
+            Open::Text { source: Source::Disk(name, DiskFile::Size), .. } => {
+                let name = name.clone();
+                drop(handles);
+                self.resize_disk(name, data)
+            }
             _ => Err(Error::Denied { what: format!("inode {}", ino.0) }).into(),
         }
     }
@@ -287,6 +305,7 @@ fn is_steady(source: &Source) -> bool {
         Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml"),
         Source::Root(id) => id.root_node().body == RootBody::Readme,
         Source::Template(_) => true,
+        Source::Disk(..) => false,
     }
 }
 

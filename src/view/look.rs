@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
+use super::disks::DiskFile;
 use super::handle::{DirEntry, Fh, Open};
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
-use super::node::{Body, DEFINITION, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::node::{Body, DEFINITION, DISKS_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::Tree;
 use super::wait::Condition;
@@ -52,7 +53,7 @@ impl View {
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         let read = if self.0.shared { 0o444 } else { 0o400 };
         Ok(match target {
-            Target::Root => Attr::directory(ino, tree.names().count() + 1, tree.changed, directory),
+            Target::Root => Attr::directory(ino, tree.names().count() + 2, tree.changed, directory),
             Target::Templates => Attr::directory(ino, 0, tree.started, directory).uncached(),
             Target::Template(name) => {
                 let found = tree.templates().into_iter().find(|(known, _)| known == name);
@@ -68,6 +69,7 @@ impl View {
                 scratch_attr(ino, file)
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
+            Target::Disks | Target::Disk(_) | Target::DiskFile(..) => self.disk_attr(tree, ino, target, directory)?,
         })
     }
 
@@ -132,6 +134,7 @@ impl View {
                 Body::Show(_) | Body::Log(_) if size == present => Ok(()),
                 Body::Show(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
             },
+            Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
             _ if size == present => Ok(()),
             _ => Err(Error::Denied { what: "truncation".into() }),
         }
@@ -184,6 +187,7 @@ impl View {
                     found.push((id.root_node().name.into(), Target::RootNode(id), Kind::File));
                 }
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
+                found.push((DISKS_DIR.into(), Target::Disks, Kind::Directory));
                 found
                     .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
             }
@@ -203,6 +207,14 @@ impl View {
                 }
             }
             Target::WaitDir(_) => {}
+            Target::Disks => {
+                let names = tree.disks.names().map(|name| name.to_string());
+                found.extend(names.map(|name| (name.clone(), Target::Disk(name), Kind::Directory)));
+            }
+            Target::Disk(name) => {
+                let file = |file: DiskFile| (file.name().into(), Target::DiskFile(name.clone(), file), Kind::File);
+                found.extend(DiskFile::ALL.map(file));
+            }
             _ => return Err(not_a_directory()),
         }
         let own = tree.number(target);
@@ -243,6 +255,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == TEMPLATES_DIR {
                 return Ok(Target::Templates);
             }
+            if name == DISKS_DIR {
+                return Ok(Target::Disks);
+            }
             if let Some(id) = NodeId::root_by_name(name) {
                 return Ok(Target::RootNode(id));
             }
@@ -251,6 +266,10 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         Target::Templates => {
             let known = tree.templates().iter().any(|(template, _)| template == name);
             known.then(|| Target::Template(name.into())).ok_or_else(|| missing(name))
+        }
+        Target::Disks => tree.disks.get(name).map(|_| Target::Disk(name.into())).ok_or_else(|| missing(name)),
+        Target::Disk(disk) => {
+            DiskFile::by_name(name).map(|file| Target::DiskFile(disk.clone(), file)).ok_or_else(|| missing(name))
         }
         Target::Instance(key) => {
             if name == WAIT_DIR {

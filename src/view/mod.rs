@@ -12,6 +12,7 @@ mod announce;
 mod attr;
 mod commands;
 mod directories;
+mod disks;
 mod draft;
 mod fleet;
 mod handle;

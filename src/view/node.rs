@@ -158,6 +158,7 @@ pub enum RootBody {
 }
 
 pub const TEMPLATES_DIR: &str = ".templates";
+pub const DISKS_DIR: &str = ".disks";
 pub const ROOT_LIST: NodeId = NodeId(1);
 pub const ROOT_EVENTS: NodeId = NodeId(2);
 pub const ROOT_ERROR: NodeId = NodeId(3);

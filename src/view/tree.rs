@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::announce::Change;
+use super::disks::Disks;
 use super::ino::{Ino, Inodes, Key, Target};
 use super::node::{Body, DEFINITION, NodeId, ROOT_ERROR, ROOT_LIST, RootBody};
 use super::nodes;
@@ -23,6 +24,7 @@ pub struct Tree {
     names: BTreeMap<Name, Key>,
     instances: HashMap<Key, Instance>,
     pub home: Home,
+    pub disks: Disks,
     /// When an instance last came or went.
     pub changed: SystemTime,
     /// Counts everything that `list` could show.
@@ -79,6 +81,7 @@ impl Tree {
             names: BTreeMap::new(),
             instances: HashMap::new(),
             home: home.clone(),
+            disks: Disks::default(),
             changed: now,
             version: 0,
             list: None,

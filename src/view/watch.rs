@@ -29,6 +29,8 @@ enum Watched {
     Events,
     Instance(Key),
     Log(Key, NodeId),
+    /// `_disks`, and each directory in it.
+    Disks,
 }
 
 /// The watches that are set.
@@ -88,6 +90,19 @@ impl View {
         }
     }
 
+    /// Watches the additional disks. A watch that is there already stays the same one.
+    pub(super) fn watch_disks(&self) {
+        let Some(watch) = self.0.fleet.watch.get() else { return };
+        let mask =
+            WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::CLOSE_WRITE | WatchMask::ONLYDIR;
+        let names: Vec<Name> = self.0.tree.lock().disks.names().cloned().collect();
+        let home = &self.0.home;
+        for dir in std::iter::once(home.disks()).chain(names.iter().map(|name| home.disk(name))) {
+            // One that is not there, or no more, is watched when it appears.
+            let _ = watch.add(&dir, mask, Watched::Disks);
+        }
+    }
+
     fn home_changed(&self) {
         let Ok(there) = store::list(&self.0.home) else { return };
         let there: HashSet<Name> = there.into_iter().collect();
@@ -130,6 +145,7 @@ impl View {
 #[derive(Default)]
 struct Batch {
     home: bool,
+    disks: bool,
     events: bool,
     instances: HashSet<Key>,
     sockets: HashSet<Key>,
@@ -140,7 +156,11 @@ struct Batch {
 impl Batch {
     fn take(&mut self, what: Watched, mask: EventMask, name: Option<&OsStr>) {
         match what {
-            Watched::Home => self.home = true,
+            Watched::Home => {
+                self.home = true;
+                self.disks |= name.and_then(OsStr::to_str) == Some(names::DISKS_DIR);
+            }
+            Watched::Disks => self.disks = true,
             Watched::Events => self.events = true,
             Watched::Log(key, id) => {
                 self.grown.insert((key, id));
@@ -178,7 +198,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
         let mut batch = Batch::default();
         for event in events {
             if event.mask.contains(EventMask::Q_OVERFLOW) {
-                batch.home = true;
+                (batch.home, batch.disks) = (true, true);
                 batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
                 continue;
             }
@@ -198,6 +218,9 @@ impl View {
     fn take_batch(&self, batch: Batch) {
         if batch.home {
             self.home_changed();
+        }
+        if batch.disks {
+            self.reread_disks();
         }
         if batch.events {
             let id = super::node::ROOT_EVENTS;

@@ -5,6 +5,7 @@ mod common;
 
 mod announce;
 mod daemon;
+mod disks;
 mod documents;
 mod knobs;
 mod lifecycle;
@@ -32,5 +33,6 @@ fn main() -> ExitCode {
     all.extend(announce::cases());
     all.extend(daemon::cases());
     all.extend(users::cases());
+    all.extend(disks::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }

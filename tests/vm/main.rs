@@ -4,6 +4,7 @@
 mod common;
 
 mod boot;
+mod disks;
 mod guest;
 mod kills;
 mod provision;
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
     let mut all = vec![];
     all.extend(boot::cases());
     all.extend(provision::cases());
+    all.extend(disks::cases());
     all.extend(kills::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

@@ -7,6 +7,7 @@ use crate::{cases, ensure, same};
 pub fn cases() -> Vec<Case> {
     cases![
         scripts_run_in_order_with_env_and_param,
+        each_mode_has_its_place_and_probes_come_last,
         a_failing_script_is_named_with_its_exit_code,
         a_failing_script_is_named_by_cloud_init_as_well,
         secrets_are_in_no_log,
@@ -28,6 +29,31 @@ fn scripts_run_in_order_with_env_and_param() -> Outcome {
     // Lima runs them at every boot.
     boot(&fleet, "foo", FAST_BOOT)?;
     same!(ssh(&fleet, "foo", "cat /var/tmp/order")?, format!("{once}\n{once}"));
+    stop(&fleet, "foo")
+}
+
+const MODES: &str = "param: {word: \"two words\"}\nprovision:\n\
+    - mode: user\n  script: echo \"user $(whoami)\" >> /var/tmp/order\n\
+    - script: echo \"system $(cat /etc/app/conf)\" >> /var/tmp/order; chmod 666 /var/tmp/order\n\
+    - {mode: data, path: /etc/app/conf, content: \"of {{.Name}}\\n\", owner: 'daemon:daemon', permissions: '640'}\n\
+    - {mode: data, path: /etc/kept, content: \"first\\n\", overwrite: false}\n\
+    - mode: dependency\n  script: 'test -e /etc/app/conf || echo dependency >> /var/tmp/order'\n\
+    - mode: boot\n  script: echo boot >> /var/tmp/order\n\
+    probes:\n- description: all ran\n  script: |\n    #!/bin/bash\n    grep -q ^user /var/tmp/order\n    \
+    [[ $PARAM_word == 'two words' ]] && echo probed >> /var/tmp/order\n";
+
+fn each_mode_has_its_place_and_probes_come_last() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    fleet.create("foo", &fast(MODES)?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    let user = ssh(&fleet, "foo", "whoami")?;
+    let order = format!("boot\ndependency\nsystem of foo\nuser {user}\nprobed");
+    same!(ssh(&fleet, "foo", "cat /var/tmp/order")?, order);
+    same!(ssh(&fleet, "foo", "stat -c '%U:%G %a' /etc/app /etc/app/conf")?, "daemon:daemon 755\ndaemon:daemon 640");
+    ssh(&fleet, "foo", "echo mine | sudo tee /etc/kept /etc/app/conf >/dev/null; sync")?;
+    stop(&fleet, "foo")?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(ssh(&fleet, "foo", "cat /etc/kept; sudo cat /etc/app/conf")?, "mine\nof foo");
     stop(&fleet, "foo")
 }
 

@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::image::Format;
 use crate::machine::Machine;
@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub dir: PathBuf,
     pub boot: Boot,
     pub disk: Format,
+    /// Additional disks, in their order.
+    pub disks: Vec<(PathBuf, Format)>,
     /// The instance was made of an installation CD, which boots first.
     pub has_iso: bool,
     pub has_cidata: bool,
@@ -156,6 +158,9 @@ fn disks(line: &mut Line, plan: &Plan) {
         );
         line.props("-device", Props::new(plan.machine.cd).set("drive", "iso").set("bootindex", cd_index));
     }
+    for (index, (path, format)) in plan.disks.iter().enumerate() {
+        additional_disk(line, index, path, *format);
+    }
     // A virtio disk, where Lima has a SCSI CD: a guest that found its root disk has the driver, and small guests have
     // no other. Last of the disks, so that those before it are vdb, vdc, ... in the guest, as in Lima.
     if plan.has_cidata {
@@ -165,6 +170,14 @@ fn disks(line: &mut Line, plan: &Plan) {
         );
         line.virtio("virtio-blk", |props| props.set("drive", "cidata"));
     }
+}
+
+/// The guest finds it by its serial number, `lima-disk-INDEX`.
+fn additional_disk(line: &mut Line, index: usize, path: &Path, format: Format) {
+    let id = format!("disk-{index}");
+    let drive = Props::new("if=none,discard=on").set("id", &id).set("format", format.qemu_name());
+    line.props("-drive", drive.set("file", path));
+    line.virtio("virtio-blk", |props| props.set("drive", &id).set("serial", format!("lima-{id}")));
 }
 
 fn network(line: &mut Line, plan: &Plan) {

@@ -15,6 +15,7 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
         dir: "/h/foo".into(),
         boot: Boot::BuiltIn,
         disk: Format::Qcow2,
+        disks: vec![],
         has_iso: false,
         has_cidata: true,
         ssh_port: 2222,
@@ -153,6 +154,22 @@ fn an_old_or_unsandboxed_qemu_gets_no_option_that_it_does_not_know() {
     plan.sandbox = false;
     let text = text(&plan);
     assert!(!text.contains("-sandbox") && !text.contains("pvpanic") && !text.contains("-action"));
+}
+
+#[test]
+fn additional_disks_come_after_the_boot_disk_and_before_cidata() {
+    let mut plan = plan("s390x", "tcg");
+    plan.disks = vec![("/h/_disks/a/datadisk".into(), Format::Qcow2), ("/h/_disks/b/datadisk".into(), Format::Raw)];
+    let text = text(&plan);
+    assert!(text.contains(
+        "
+-device virtio-blk-ccw,drive=boot-disk,bootindex=1
+-drive if=none,discard=on,id=disk-0,format=qcow2,file=/h/_disks/a/datadisk
+-device virtio-blk-ccw,drive=disk-0,serial=lima-disk-0
+-drive if=none,discard=on,id=disk-1,format=raw,file=/h/_disks/b/datadisk
+-device virtio-blk-ccw,drive=disk-1,serial=lima-disk-1
+-drive id=cidata,"
+    ));
 }
 
 #[test]

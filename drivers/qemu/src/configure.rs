@@ -86,7 +86,6 @@ fn refuse_unsupported(config: &Config) -> Result<()> {
         return Err(Error::invalid("os", format!("{os} is not supported yet by the QEMU driver of limafs")));
     }
     match config {
-        _ if config.additional_disks.as_ref().is_some_and(|disks| !disks.is_empty()) => refuse("additionalDisks"),
         _ if config.networks.as_ref().is_some_and(|networks| !networks.is_empty()) => refuse("networks"),
         _ if config.tpm == Some(true) => refuse("tpm"),
         _ if audio.is_some() => refuse("audio.device"),
@@ -164,7 +163,6 @@ mod tests {
     #[test]
     fn what_would_have_to_be_ignored_is_refused_by_name() {
         for (field, config) in [
-            ("additionalDisks", r#"{"additionalDisks": ["data"]}"#),
             ("networks", r#"{"networks": [{"lima": "shared"}]}"#),
             ("tpm", r#"{"tpm": true}"#),
             ("audio.device", r#"{"audio": {"device": "pa"}}"#),

@@ -8,6 +8,9 @@ pub(crate) const BASE_DISK: &str = "basedisk";
 pub(crate) const KERNEL: &str = "kernel";
 pub(crate) const KERNEL_CMDLINE: &str = "kernel.cmdline";
 pub(crate) const INITRD: &str = "initrd";
+/// Beside the instance directories: `_disks/NAME/datadisk`.
+pub(crate) const DISKS: &str = "_disks";
+pub(crate) const DATA_DISK: &str = "datadisk";
 pub(crate) const CIDATA_ISO: &str = "cidata.iso";
 pub(crate) const FIRMWARE: &str = "qemu-efi-code.fd";
 pub(crate) const QEMU_PID: &str = "qemu.pid";

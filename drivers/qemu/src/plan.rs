@@ -1,7 +1,7 @@
 //! Gathers what a start of the instance needs to know from this machine and from the instance directory.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use limafs_driver::{Accelerator, Error, Instance, Result, mac_address};
 
@@ -25,6 +25,7 @@ pub(crate) fn plan(
     Ok(Plan {
         boot: firmware::find(instance, machine, Path::new(&program.words[0]))?,
         disk: disk_format(dir)?,
+        disks: additional_disks(instance)?,
         has_iso: dir.join(names::ISO).exists(),
         has_cidata: dir.join(names::CIDATA_ISO).exists(),
         cpu: cpu(instance, machine, accelerator)?,
@@ -67,6 +68,17 @@ fn disk_format(dir: &Path) -> Result<Format> {
     image::inspect_alone(&base).map(|_| disk.format)
 }
 
+/// Where Lima keeps them: beside the instance. Their formats come from their headers, as that of `disk` does.
+fn additional_disks(instance: &Instance) -> Result<Vec<(PathBuf, Format)>> {
+    let home = instance.dir.parent().unwrap_or(&instance.dir);
+    let disk = |disk: &limafs_driver::Disk| {
+        let path = home.join(names::DISKS).join(&disk.name).join(names::DATA_DISK);
+        let image = image::inspect_alone(&path).map_err(|error| Error::failed(format!("disk {}", disk.name), error))?;
+        Ok((path, image.format))
+    };
+    instance.config.additional_disks.iter().flatten().map(disk).collect()
+}
+
 fn cpu(instance: &Instance, machine: &Machine, accelerator: &Accelerator) -> Result<String> {
     let types = configure::options(&instance.config)?.cpu_type.or(instance.config.cpu_type.clone());
     let chosen = types.and_then(|types| types.get(machine.arch).cloned()).filter(|cpu| !cpu.is_empty());
@@ -85,6 +97,20 @@ fn machine_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_additional_disk_is_beside_the_instance_and_stands_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("_disks/data");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("datadisk"), vec![0; 4096]).unwrap();
+        let config = serde_json::from_str(r#"{"additionalDisks": ["data"]}"#).unwrap();
+        let instance = Instance { dir: home.path().join("foo"), config, ..Instance::default() };
+        assert_eq!(additional_disks(&instance).unwrap(), [(dir.join("datadisk"), Format::Raw)]);
+        fs::write(dir.join("datadisk"), b"KDMV and more").unwrap();
+        let error = additional_disks(&instance).unwrap_err().to_string();
+        assert!(error.starts_with("disk data: datadisk: is a VMDK"), "{error}");
+    }
 
     #[test]
     fn a_raw_disk_that_turned_into_a_reference_is_refused() {

@@ -96,6 +96,7 @@ fi
 each boot.essential.Linux
 [ "$LIMA_CIDATA_PLAIN" = 1 ] || each boot.Linux
 each provision.dependency
+[ "$LIMA_CIDATA_PLAIN" = 1 ] || step util/install-packages.sh "$LIMA_CIDATA_MNT/util/install-packages.sh"
 each provision.data put_data
 each provision.system
 if [ -d "$LIMA_CIDATA_MNT/provision.user" ]; then

@@ -117,6 +117,14 @@ fn b11_a_disk_may_be_named_in_short() {
 }
 
 #[test]
+fn a_disk_is_named_once_and_has_a_file_system_of_one_word() {
+    accepted("additionalDisks: [{name: a, fsType: swap}, {name: b, fsType: xfs, fsArgs: ['-i', 'size=512']}]");
+    assert_refused("additionalDisks: [a, b, a]", &["additionalDisks[2].name: \"a\" is there already"]);
+    assert_refused("additionalDisks: [{name: a, fsType: ../x}]", &["additionalDisks[0].fsType: must be a word"]);
+    assert_refused("additionalDisks: [{name: a, fsArgs: [\"a\\nb\"]}]", &["additionalDisks[0].fsArgs: must not"]);
+}
+
+#[test]
 fn b12_a_disk_cannot_climb_out() {
     for name in ["../../x", "a/b", "..", ".x", "/abs", "a..b", "_x"] {
         assert_refused(&format!("additionalDisks: [{{name: {name}}}]"), &["additionalDisks[0].name: identifier"]);

@@ -3,13 +3,15 @@
 use limafs_driver::Config;
 
 use super::version::{LIMA, Version};
-use super::{identifier, one_of, text};
+use super::{identifier, one_line, one_of, text};
 use crate::config::layers::Layer;
 use crate::config::remarks::Remarks;
 use crate::config::size;
 
 pub const ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "ppc64le", "riscv64", "s390x"];
 const SYSTEMS: &[&str] = &["Linux", "Darwin", "FreeBSD", "Windows"];
+/// `vdb` to `vdz`.
+const MOST_DISKS: usize = 25;
 /// QEMU's own bound for its largest machine.
 const MOST_CPUS: i64 = 4096;
 const TPM_ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "riscv64"];
@@ -41,14 +43,34 @@ pub fn check(config: &Config, faults: &mut Remarks) {
             Some(_) => {}
         }
     }
-    for (index, disk) in config.additional_disks.iter().flatten().enumerate() {
-        identifier(faults, format!("additionalDisks[{index}].name"), &disk.name);
-    }
+    disks(config, faults);
     if config.tpm == Some(true) && !TPM_ARCHS.contains(&arch) {
         faults.add("tpm", format!("not supported for arch {arch}"));
     }
     let interface = config.audio.as_ref().and_then(|audio| audio.interface.as_deref());
     one_of(faults, "audio.interface", interface.filter(|word| !word.is_empty()), &["hda", "virtio"]);
+}
+
+fn disks(config: &Config, faults: &mut Remarks) {
+    let disks = config.additional_disks.as_deref().unwrap_or_default();
+    if disks.len() > MOST_DISKS {
+        faults.add("additionalDisks", format!("must not have more than {MOST_DISKS} disks"));
+    }
+    for (index, disk) in disks.iter().enumerate() {
+        let field = |name: &str| format!("additionalDisks[{index}].{name}");
+        identifier(faults, field("name"), &disk.name);
+        if disks[..index].iter().any(|earlier| earlier.name == disk.name) {
+            faults.add(field("name"), format!("{:?} is there already", disk.name));
+        }
+        // It becomes the name of a program in the guest.
+        let kind = disk.fs_type.as_deref().unwrap_or("ext4");
+        if kind.is_empty() || !kind.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            faults.add(field("fsType"), format!("must be a word such as ext4, xfs or swap, not {kind:?}"));
+        }
+        for word in disk.fs_args.iter().flatten() {
+            one_line(faults, &field("fsArgs"), word);
+        }
+    }
 }
 
 /// Drivers expect maps, and so does whoever merges documents.

@@ -1,7 +1,8 @@
 //! `README.md` of the tree, made from the node tables, so that it cannot be wrong.
 
 use crate::status::{State, Verb};
-use crate::view::node::{Body, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+use crate::view::disks::DiskFile;
+use crate::view::node::{Body, DISKS_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -16,7 +17,12 @@ pub fn readme() -> String {
     for node in ROOT {
         text.push_str(&format!("- `{}`: {}\n", node.name, node.doc));
     }
-    text.push_str(&format!("- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy\n\n## In an instance\n\n"));
+    text.push_str(&format!("- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy\n"));
+    for file in DiskFile::ALL {
+        let takes = if file.takes_writes() { " (takes writes)" } else { "" };
+        text.push_str(&format!("- `{DISKS_DIR}/NAME/{}`{takes}: {}\n", file.name(), file.doc()));
+    }
+    text.push_str("\n## In an instance\n\n");
     for node in INSTANCE {
         let takes = if matches!(node.body, Body::Show(_) | Body::Log(_)) { "" } else { " (takes writes)" };
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
