@@ -1,7 +1,7 @@
 use std::process::Command;
 
 use super::*;
-use crate::config::{self, Context, Loaded};
+use crate::config::{self, Context, Layers, Loaded};
 use crate::host::{Host, HostUser};
 use crate::names::Name;
 use limafs_driver::Config;
@@ -117,7 +117,7 @@ fn host() -> Host {
 /// Each template, loaded, that is not a part of others.
 fn each_loaded(check: impl Fn(&str, &Loaded, &Context)) {
     let (host, instance) = (host(), Name::parse("foo").unwrap());
-    let context = Context { name: &instance, dir: "/h/foo".into(), host: &host };
+    let context = Context { name: &instance, dir: "/h/foo".into(), host: &host, layers: Layers::default() };
     for (name, _) in EMBEDDED.iter().filter(|(name, _)| !name.starts_with('_')) {
         let loaded = config::load(whole(name).as_bytes(), &context).unwrap_or_else(|error| panic!("{name}: {error}"));
         check(name, &loaded, &context);
