@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::images::Place;
 use super::ino::{Ino, Key};
 use super::node::NodeId;
 use super::tree::Rendered;
@@ -79,6 +80,7 @@ pub enum Open {
 pub enum Source {
     Node(Key, NodeId),
     Root(NodeId),
+    Image(Place),
     Template(String),
 }
 

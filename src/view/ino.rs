@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 
+use super::images::Place;
 use super::node::NodeId;
 use super::wait::Condition;
 
@@ -32,6 +33,8 @@ impl Key {
 pub enum Target {
     Root,
     RootNode(NodeId),
+    /// `.images` and what is in it.
+    Images(Place),
     Templates,
     Template(String),
     Instance(Key),
@@ -50,6 +53,7 @@ impl Target {
             | Self::WaitDir(key)
             | Self::Wait(key, _)
             | Self::Scratch(key, _) => Some(*key),
+            Self::Images(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
         }
     }

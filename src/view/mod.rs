@@ -15,6 +15,7 @@ mod directories;
 mod draft;
 mod fleet;
 mod handle;
+mod images;
 mod ino;
 mod io;
 mod look;

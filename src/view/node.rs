@@ -134,6 +134,7 @@ pub enum RootBody {
     Error,
 }
 
+pub const IMAGES_DIR: &str = ".images";
 pub const TEMPLATES_DIR: &str = ".templates";
 pub const ROOT_LIST: NodeId = NodeId(1);
 pub const ROOT_EVENTS: NodeId = NodeId(2);

@@ -6,6 +6,7 @@ mod common;
 mod announce;
 mod daemon;
 mod documents;
+mod images;
 mod lifecycle;
 mod names;
 mod reading;
@@ -28,5 +29,6 @@ fn main() -> ExitCode {
     all.extend(announce::cases());
     all.extend(daemon::cases());
     all.extend(users::cases());
+    all.extend(images::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }

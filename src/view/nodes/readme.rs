@@ -1,7 +1,8 @@
 //! `README.md` of the tree, made from the node tables, so that it cannot be wrong.
 
 use crate::status::{State, Verb};
-use crate::view::node::{Body, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+use crate::view::images::ImageFile;
+use crate::view::node::{Body, IMAGES_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -15,6 +16,9 @@ pub fn readme() -> String {
     );
     for node in ROOT {
         text.push_str(&format!("- `{}`: {}\n", node.name, node.doc));
+    }
+    for file in ImageFile::ALL {
+        text.push_str(&format!("- `{IMAGES_DIR}/NAME/{}`: {}\n", file.name(), file.doc()));
     }
     text.push_str(&format!("- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy\n\n## In an instance\n\n"));
     for node in INSTANCE {
