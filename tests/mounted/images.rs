@@ -2,14 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 
-use crate::common::{Case, Failed, Fleet, Outcome, secs, wait_until};
+use crate::common::{Case, Failed, Fleet, Outcome, procs, secs, wait_until};
 use crate::{cases, ensure, same};
 
 const URL: &str = "https://example.com/images/disk.img";
@@ -21,7 +23,8 @@ pub fn cases() -> Vec<Case> {
         an_image_is_pruned_by_rmdir_and_by_rm_r,
         an_image_that_an_instance_names_is_not_pruned,
         g18_a_running_download_is_shown_and_not_pruned,
-        g09_the_download_of_a_start_is_shown_and_cached,
+        g02_g09_one_download_serves_all_starts_and_is_shown,
+        g13_a_download_whose_process_is_killed_is_continued,
         nothing_else_can_be_changed_in_images,
     ]
 }
@@ -163,46 +166,119 @@ fn g18_a_running_download_is_shown_and_not_pruned() -> Outcome {
     Ok(())
 }
 
-/// Serves `body`, one half at once and the other when it is told to. Ends after one request.
-fn serve_by_halves(body: Vec<u8>) -> Result<(String, Sender<()>), Failed> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let url = format!("http://{}/disk.img", listener.local_addr()?);
-    let (go_on, told): (Sender<()>, Receiver<()>) = channel();
-    std::thread::spawn(move || -> std::io::Result<()> {
-        let (stream, _) = listener.accept()?;
-        let mut head = BufReader::new(stream);
-        let mut line = String::new();
-        while head.read_line(&mut line)? > 2 {
-            line.clear();
-        }
-        let mut stream = head.into_inner();
-        write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len())?;
-        let (first, second) = body.split_at(body.len() / 2);
-        stream.write_all(first)?;
-        // The test may have failed by then.
-        let _ = told.recv();
-        stream.write_all(second)
-    });
-    Ok((url, go_on))
+/// A server of one image. The first answer stops at the half until it is told to go on.
+struct Server {
+    url: String,
+    go_on: Sender<()>,
+    /// Where each asked range began.
+    ranges: Arc<Mutex<Vec<Option<usize>>>>,
 }
 
-fn g09_the_download_of_a_start_is_shown_and_cached() -> Outcome {
+impl Server {
+    fn start(body: Vec<u8>) -> Result<Self, Failed> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let url = format!("http://{}/disk.img", listener.local_addr()?);
+        let (go_on, told) = channel();
+        let ranges = Arc::new(Mutex::new(Vec::new()));
+        let seen = ranges.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                // The client may go at any time.
+                let _ = answer(stream, &body, &seen, &told);
+            }
+        });
+        Ok(Self { url, go_on, ranges })
+    }
+
+    fn asked(&self) -> Vec<Option<usize>> {
+        self.ranges.lock().map(|ranges| ranges.clone()).unwrap_or_default()
+    }
+}
+
+fn answer(
+    stream: TcpStream,
+    body: &[u8],
+    ranges: &Mutex<Vec<Option<usize>>>,
+    told: &Receiver<()>,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut first) = (String::new(), None);
+    while reader.read_line(&mut line)? > 2 {
+        let range = line.to_ascii_lowercase().trim_end().strip_prefix("range: bytes=").map(str::to_owned);
+        first = range.and_then(|range| range.strip_suffix('-')?.parse().ok()).or(first);
+        line.clear();
+    }
+    let is_first = ranges.lock().is_ok_and(|mut ranges| {
+        ranges.push(first);
+        ranges.len() == 1
+    });
+    let mut stream = reader.into_inner();
+    let (status, start) = first.map_or(("200 OK", 0), |first| ("206 Partial Content", first));
+    let (last, total) = (body.len() - 1, body.len());
+    write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nETag: \"1\"\r\n")?;
+    write!(stream, "Content-Range: bytes {start}-{last}/{total}\r\nContent-Length: {}\r\n\r\n", total - start)?;
+    let rest = &body[start..];
+    let (now, later) = rest.split_at(if is_first { rest.len() / 2 } else { rest.len() });
+    stream.write_all(now)?;
+    if is_first {
+        // An error is the test's end.
+        let _ = told.recv();
+    }
+    stream.write_all(later)
+}
+
+/// An instance of the pretend driver whose image is `body`, from there.
+fn downloading(fleet: &Fleet, name: &str, server: &Server, body: &[u8]) -> Outcome {
+    fleet.create(name, &format!("{}  digest: sha256:{}\n", naming(&server.url), hex(body)))?;
+    fleet.ok(&format!("echo start > {name}/state")).map(drop)
+}
+
+fn wait_step(fleet: &Fleet, name: &str, words: &[&str]) -> Outcome {
+    wait_until(&format!("{words:?} in the step of {name}"), secs(10), || {
+        fleet.status(name, "step").is_some_and(|step| words.iter().all(|word| step.contains(word)))
+    })
+}
+
+fn g02_g09_one_download_serves_all_starts_and_is_shown() -> Outcome {
     let fleet = Fleet::mounted()?;
     let body = vec![7; 100_000];
-    let (url, go_on) = serve_by_halves(body.clone())?;
-    fleet.create("foo", &format!("{}  digest: sha256:{}\n", naming(&url), hex(&body)))?;
-    fleet.ok("echo start > foo/state")?;
-    let progress = || fleet.read(&format!("{}/progress", shown(&url)));
+    let server = Server::start(body.clone())?;
+    downloading(&fleet, "foo", &server, &body)?;
+    let progress = || fleet.read(&format!("{}/progress", shown(&server.url)));
     wait_until("half of it", secs(10), || progress() == "running 50 % 50000 of 100000 bytes\n")?;
-    wait_until("the same in status", secs(5), || {
-        fleet.status("foo", "step").is_some_and(|step| step.contains("downloading image") && step.contains("50 %"))
-    })?;
-    same!(rmdir(&fleet, &shown(&url)), libc::EBUSY);
-    go_on.send(())?;
+    wait_step(&fleet, "foo", &["downloading image", "50 %"])?;
+    downloading(&fleet, "bar", &server, &body)?;
+    wait_step(&fleet, "bar", &["waiting for image", "50 %"])?;
+    same!(rmdir(&fleet, &shown(&server.url)), libc::EBUSY);
+    server.go_on.send(())?;
     fleet.wait_state("foo", "Running", secs(20))?;
-    wait_until("all of it", secs(5), || fleet.read(&format!("{}/size", shown(&url))) == "100000\n")?;
+    fleet.wait_state("bar", "Running", secs(20))?;
+    wait_until("all of it", secs(5), || fleet.read(&format!("{}/size", shown(&server.url))) == "100000\n")?;
     same!(progress(), "");
-    same!(fleet.read(&format!("{}/used_by", shown(&url))), "foo\n");
+    same!(fleet.read(&format!("{}/used_by", shown(&server.url))), "bar\nfoo\n");
+    same!(server.asked(), [None]);
+    Ok(())
+}
+
+fn g13_a_download_whose_process_is_killed_is_continued() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    let body: Vec<u8> = (0..100_000_u32).map(|at| (at ^ (at >> 8)) as u8).collect();
+    let server = Server::start(body.clone())?;
+    downloading(&fleet, "foo", &server, &body)?;
+    wait_step(&fleet, "foo", &["downloading image", "50 %"])?;
+    let hostagent = fleet.hostagent("foo").ok_or("no hostagent")?;
+    procs::signal(hostagent, Signal::KILL);
+    server.go_on.send(())?;
+    wait_until("its end", secs(5), || {
+        fleet.read(&format!("{}/progress", shown(&server.url))) == "stopped 50 % 50000 of 100000 bytes\n"
+    })?;
+    wait_until("a state that can be started", secs(10), || {
+        ["Stopped", "Broken"].contains(&fleet.state("foo").as_str())
+    })?;
+    fleet.ok("echo start > foo/state")?;
+    fleet.wait_state("foo", "Running", secs(20))?;
+    same!(server.asked(), [None, Some(50_000)]);
+    ensure!(fs::read(entry(&fleet, &server.url).join("data"))? == body, "the data is wrong");
     Ok(())
 }
 
