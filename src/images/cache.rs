@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::digest::{self, Algorithm, Expected};
 use super::download::{self, Job};
 use super::files::{remove, write};
-use super::part::{PART, Part, Stamp};
+use super::part::{self, PART, Part, Stamp};
 use super::{Meter, Policy, Report, blocking, home, http};
 use crate::error::{Error, Result};
 
@@ -44,11 +44,11 @@ pub async fn open(
     if let Some(data) = entry.open()? {
         match expected {
             Some(expected) => match digest::verify(data, url.as_str(), expected, progress).await {
-                Ok(data) => return Ok(data),
+                Ok(data) => return entry.tidy().map(|()| data),
                 Err(error @ Error::Failed { .. }) => tracing::warn!(%error, "cached image is wrong, downloading again"),
                 Err(error) => return Err(error),
             },
-            None if entry.is_fresh(policy).await => return Ok(data),
+            None if entry.is_fresh(policy).await => return entry.tidy().map(|()| data),
             None => {}
         }
     }
@@ -118,6 +118,12 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Removes a download that was not whole when somebody else put the whole there.
+    fn tidy(&self) -> Result<()> {
+        remove(&self.dir.join(PART))?;
+        remove(&self.dir.join(part::STAMP))
+    }
+
     /// Whether the server still has what we have. A server that cannot be asked does not make the cache useless.
     async fn is_fresh(&self, policy: &Policy) -> bool {
         match http::stamp(self.url, policy).await {
@@ -165,18 +171,18 @@ impl<'a> Entry<'a> {
 
 /// Makes the whole part the entry's data. What describes data is removed before the data changes and written after, so
 /// that it never describes other data.
-fn commit(dir: &Path, part: &Part, expected: Option<&Expected>) -> Result<()> {
-    let path = part.path();
+fn commit(dir: &Path, whole: &Part, expected: Option<&Expected>) -> Result<()> {
+    let path = whole.path();
     File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))?;
     for algorithm in Algorithm::ALL {
         remove(&dir.join(digest_file(algorithm)))?;
     }
     remove(&dir.join(TIME))?;
-    write(dir, URL, &part.stamp.url)?;
+    write(dir, URL, &whole.stamp.url)?;
     fs::rename(&path, dir.join(DATA)).map_err(Error::io(&path))?;
-    remove(&dir.join(super::part::STAMP))?;
-    write(dir, "type", part.stamp.content_type.as_deref().unwrap_or_default())?;
-    write(dir, TIME, part.stamp.modified.as_deref().unwrap_or_default())?;
+    remove(&dir.join(part::STAMP))?;
+    write(dir, "type", whole.stamp.content_type.as_deref().unwrap_or_default())?;
+    write(dir, TIME, whole.stamp.modified.as_deref().unwrap_or_default())?;
     if let Some(expected) = expected {
         write(dir, &digest_file(expected.algorithm()), &expected.to_string())?;
     }

@@ -14,6 +14,7 @@ mod files;
 mod http;
 mod meter;
 mod part;
+pub mod shelf;
 mod unpack;
 
 use std::fs::File as Data;

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::handle::Open;
+use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::stale;
 use super::look::{missing, not_a_directory};
@@ -54,6 +55,7 @@ impl View {
             // Part of `rm -r` of the instance.
             Ok(Target::WaitDir(_)) => Ok(()).into(),
             Ok(Target::Disk(name)) => self.remove_disk(name),
+            Ok(Target::Images(place)) => self.remove_image(parent, &place),
             Ok(Target::Templates | Target::Disks) => self.refused(parent, Error::forbidden(name, "is limafs's own")),
             Ok(_) => Err(not_a_directory()).into(),
             Err(error) => Err(error).into(),
@@ -81,6 +83,7 @@ impl View {
                 instance.changed = SystemTime::now();
                 instance.scratch.remove(name)
             }
+            Target::Images(Place::File(..)) => Ok(()),
             // `rm -r` unlinks before it removes the directory, whose rmdir decides: nothing is lost here.
             Target::Node(key, id) => {
                 self.0.tree.lock().instance_mut(key)?.unlinked.add(caller.pid, id);
@@ -88,7 +91,12 @@ impl View {
             }
             // As for an instance: the rmdir that follows decides.
             Target::DiskFile(..) => Ok(()),
-            Target::Instance(_) | Target::WaitDir(_) | Target::Templates | Target::Disks | Target::Disk(_) => {
+            Target::Images(_)
+            | Target::Instance(_)
+            | Target::WaitDir(_)
+            | Target::Templates
+            | Target::Disks
+            | Target::Disk(_) => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
             _ => {
@@ -230,7 +238,7 @@ impl View {
         Ok((key, serial))
     }
     /// Notes a refusal where people look for it, and answers with it.
-    fn refused<T>(&self, parent: Ino, error: Error) -> Outcome<T> {
+    pub(super) fn refused<T>(&self, parent: Ino, error: Error) -> Outcome<T> {
         let key = self.target(parent).ok().and_then(|target| target.key());
         self.refuse(key, &error);
         Err(error).into()

@@ -66,6 +66,7 @@ impl View {
                 self.find_agent(*key);
             }
         }
+        self.start_images()?;
         self.load_in_background(found.into_iter().map(|(_, key)| key).collect());
         Ok(())
     }

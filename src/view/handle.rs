@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::disks::DiskFile;
+use super::images::Place;
 use super::ino::{Ino, Key};
 use super::node::NodeId;
 use super::tree::Rendered;
@@ -80,6 +81,7 @@ pub enum Open {
 pub enum Source {
     Node(Key, NodeId),
     Root(NodeId),
+    Image(Place),
     Template(String),
     Disk(String, DiskFile),
 }

@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 
 use super::disks::DiskFile;
+use super::images::Place;
 use super::node::NodeId;
 use super::wait::Condition;
 
@@ -33,6 +34,8 @@ impl Key {
 pub enum Target {
     Root,
     RootNode(NodeId),
+    /// `.images` and what is in it.
+    Images(Place),
     Templates,
     Template(String),
     Instance(Key),
@@ -54,6 +57,7 @@ impl Target {
             | Self::WaitDir(key)
             | Self::Wait(key, _)
             | Self::Scratch(key, _) => Some(*key),
+            Self::Images(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
             Self::Disks | Self::Disk(_) | Self::DiskFile(..) => None,
         }

@@ -76,6 +76,11 @@ impl View {
                 }
                 self.text(Source::Root(*id))
             }
+            Target::Images(place) => {
+                let source = Self::image_source(place)?;
+                read_only("image")?;
+                self.text(source)
+            }
             Target::Template(name) => {
                 read_only(name)?;
                 self.text(Source::Template(name.clone()))
@@ -139,6 +144,7 @@ impl View {
             Source::Node(key, id) => tree.rendered(*key, *id, &self.0.host),
             Source::Root(id) => Ok(tree.root_rendered(*id, &self.0.host)),
             Source::Disk(name, file) => tree.disk_rendered(name, *file, &self.0.host),
+            Source::Image(place) => tree.image_rendered(place),
             Source::Template(name) => {
                 let found = tree.templates().into_iter().find(|(known, _)| known == name);
                 let (_, text) = found.ok_or_else(|| Error::Missing { what: name.clone() })?;
@@ -302,6 +308,7 @@ impl View {
 /// Texts that change only when a document is defined; they may come from the page cache.
 fn is_steady(source: &Source) -> bool {
     match source {
+        Source::Image(_) => false,
         Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml"),
         Source::Root(id) => id.root_node().body == RootBody::Readme,
         Source::Template(_) => true,

@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use super::disks::DiskFile;
 use super::handle::{DirEntry, Fh, Open};
+use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
-use super::node::{Body, DEFINITION, DISKS_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::node::{Body, DEFINITION, DISKS_DIR, IMAGES_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::Tree;
 use super::wait::Condition;
@@ -53,7 +54,8 @@ impl View {
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         let read = if self.0.shared { 0o444 } else { 0o400 };
         Ok(match target {
-            Target::Root => Attr::directory(ino, tree.names().count() + 2, tree.changed, directory),
+            Target::Root => Attr::directory(ino, tree.names().count() + 3, tree.changed, directory),
+            Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
             Target::Templates => Attr::directory(ino, 0, tree.started, directory).uncached(),
             Target::Template(name) => {
                 let found = tree.templates().into_iter().find(|(known, _)| known == name);
@@ -186,11 +188,13 @@ impl View {
                 for id in NodeId::all_root() {
                     found.push((id.root_node().name.into(), Target::RootNode(id), Kind::File));
                 }
+                found.push((IMAGES_DIR.into(), Target::Images(Place::All), Kind::Directory));
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
                 found.push((DISKS_DIR.into(), Target::Disks, Kind::Directory));
                 found
                     .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
             }
+            Target::Images(place) => found.extend(tree.image_entries(place)?),
             Target::Templates => {
                 found.extend(
                     tree.templates().into_iter().map(|(name, _)| (name.clone(), Target::Template(name), Kind::File)),
@@ -252,6 +256,9 @@ impl View {
 fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
     match parent {
         Target::Root => {
+            if name == IMAGES_DIR {
+                return Ok(Target::Images(Place::All));
+            }
             if name == TEMPLATES_DIR {
                 return Ok(Target::Templates);
             }
@@ -263,6 +270,7 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             }
             tree.key(name).map(Target::Instance).ok_or_else(|| missing(name))
         }
+        Target::Images(place) => tree.image_child(place, name),
         Target::Templates => {
             let known = tree.templates().iter().any(|(template, _)| template == name);
             known.then(|| Target::Template(name.into())).ok_or_else(|| missing(name))

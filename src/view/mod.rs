@@ -16,6 +16,7 @@ mod disks;
 mod draft;
 mod fleet;
 mod handle;
+mod images;
 mod ino;
 mod io;
 mod look;

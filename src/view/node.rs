@@ -157,6 +157,7 @@ pub enum RootBody {
     Error,
 }
 
+pub const IMAGES_DIR: &str = ".images";
 pub const TEMPLATES_DIR: &str = ".templates";
 pub const DISKS_DIR: &str = ".disks";
 pub const ROOT_LIST: NodeId = NodeId(1);

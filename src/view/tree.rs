@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::announce::Change;
 use super::disks::Disks;
+use super::images::Images;
 use super::ino::{Ino, Inodes, Key, Target};
 use super::node::{Body, DEFINITION, NodeId, ROOT_ERROR, ROOT_LIST, RootBody};
 use super::nodes;
@@ -25,6 +26,7 @@ pub struct Tree {
     instances: HashMap<Key, Instance>,
     pub home: Home,
     pub disks: Disks,
+    pub images: Images,
     /// When an instance last came or went.
     pub changed: SystemTime,
     /// Counts everything that `list` could show.
@@ -82,6 +84,7 @@ impl Tree {
             instances: HashMap::new(),
             home: home.clone(),
             disks: Disks::default(),
+            images: Images::default(),
             changed: now,
             version: 0,
             list: None,
@@ -161,6 +164,11 @@ impl Tree {
         let home = self.home.clone();
         let instance = self.instance_mut(key)?;
         Ok(instance.snapshot.get_or_insert_with(|| Box::new(Snapshot::read(&home, host, &instance.name))))
+    }
+
+    /// What is known of an instance, if anybody has asked before.
+    pub fn known_snapshot(&self, key: Key) -> Option<&Snapshot> {
+        self.instances.get(&key)?.snapshot.as_deref()
     }
 
     /// Whether the instance's directory was read already.

@@ -7,6 +7,7 @@ mod announce;
 mod daemon;
 mod disks;
 mod documents;
+mod images;
 mod knobs;
 mod lifecycle;
 mod names;
@@ -34,5 +35,6 @@ fn main() -> ExitCode {
     all.extend(daemon::cases());
     all.extend(users::cases());
     all.extend(disks::cases());
+    all.extend(images::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }

@@ -100,6 +100,17 @@ async fn g13_a_whole_part_is_asked_about_before_it_is_believed() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_a_download_goes_when_the_whole_is_there() {
+    let (root, server) = (tempfile::tempdir().unwrap(), Server::start(|_, _, _| ok(BODY)).await);
+    open(&root, &server, Some(&expected(BODY))).await.unwrap();
+    let dir = root.path().join(cache::ENTRIES).join(cache::name(server.url().as_str()));
+    fs::write(dir.join("data.part"), "the").unwrap();
+    fs::write(dir.join("data.part.json"), "{}").unwrap();
+    open(&root, &server, Some(&expected(BODY))).await.unwrap();
+    assert_eq!(entry_names(&root), ["data", "sha256.digest", "time", "type", "url"]);
+}
+
+#[tokio::test]
 async fn a_server_without_ranges_is_asked_for_all_of_it() {
     let body = image(50_000);
     let served = body.clone();

@@ -2,7 +2,8 @@
 
 use crate::status::{State, Verb};
 use crate::view::disks::DiskFile;
-use crate::view::node::{Body, DISKS_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+use crate::view::images::ImageFile;
+use crate::view::node::{Body, DISKS_DIR, IMAGES_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -16,6 +17,9 @@ pub fn readme() -> String {
     );
     for node in ROOT {
         text.push_str(&format!("- `{}`: {}\n", node.name, node.doc));
+    }
+    for file in ImageFile::ALL {
+        text.push_str(&format!("- `{IMAGES_DIR}/NAME/{}`: {}\n", file.name(), file.doc()));
     }
     text.push_str(&format!("- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy\n"));
     for file in DiskFile::ALL {
