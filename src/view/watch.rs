@@ -27,6 +27,8 @@ enum Watched {
     Home,
     /// The root's events.
     Events,
+    /// The user's templates.
+    Templates,
     Instance(Key),
     Log(Key, NodeId),
 }
@@ -74,6 +76,14 @@ impl View {
         if let Err(error) = watch.add(&dir, mask, Watched::Instance(key)) {
             tracing::warn!("{}: changes by others will not be seen: {error}", dir.display());
         }
+    }
+
+    /// Watches the user's templates, if there is a directory for them.
+    pub(super) fn watch_templates(&self) {
+        let Some(watch) = self.0.fleet.watch.get() else { return };
+        let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ONLYDIR;
+        // Without one it is tried again when the home changes.
+        let _ = watch.add(&self.0.home.path().join(names::TEMPLATES_DIR), mask, Watched::Templates);
     }
 
     /// Watches the logs of an instance that has a hostagent.
@@ -131,6 +141,7 @@ impl View {
 struct Batch {
     home: bool,
     events: bool,
+    templates: bool,
     instances: HashSet<Key>,
     sockets: HashSet<Key>,
     new_logs: HashSet<Key>,
@@ -140,7 +151,9 @@ struct Batch {
 impl Batch {
     fn take(&mut self, what: Watched, mask: EventMask, name: Option<&OsStr>) {
         match what {
+            Watched::Home if name.is_some_and(|name| name == names::TEMPLATES_DIR) => self.templates = true,
             Watched::Home => self.home = true,
+            Watched::Templates => self.templates = true,
             Watched::Events => self.events = true,
             Watched::Log(key, id) => {
                 self.grown.insert((key, id));
@@ -178,6 +191,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
         for event in events {
             if event.mask.contains(EventMask::Q_OVERFLOW) {
                 batch.home = true;
+                batch.templates = true;
                 batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
                 continue;
             }
@@ -202,6 +216,10 @@ impl View {
             let id = super::node::ROOT_EVENTS;
             let ino = self.0.tree.lock().number(&Target::RootNode(id));
             self.0.announcer.announce([Change::Content { ino, path: id.root_node().name.into() }]);
+        }
+        if batch.templates {
+            self.watch_templates();
+            self.templates_changed();
         }
         for key in batch.instances {
             self.instance_changed(key);

@@ -13,6 +13,7 @@ mod pending;
 mod reading;
 mod scratch;
 mod semantics;
+mod templates;
 mod users;
 mod waits;
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     all.extend(waits::cases());
     all.extend(announce::cases());
     all.extend(daemon::cases());
+    all.extend(templates::cases());
     all.extend(users::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }

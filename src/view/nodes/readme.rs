@@ -16,7 +16,9 @@ pub fn readme() -> String {
     for node in ROOT {
         text.push_str(&format!("- `{}`: {}\n", node.name, node.doc));
     }
-    text.push_str(&format!("- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy\n\n## In an instance\n\n"));
+    text.push_str(&format!(
+        "- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy; takes your own\n\n## In an instance\n\n"
+    ));
     for node in INSTANCE {
         let takes = if matches!(node.body, Body::Show(_) | Body::Log(_)) { "" } else { " (takes writes)" };
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
