@@ -8,7 +8,7 @@ use super::io::stale;
 use super::look::{missing, not_a_directory};
 use super::node::{DEFINITION, INSTANCE, NodeId, WAIT_DIR};
 use super::scratch::ScratchBody;
-use super::templates::check_scratch_name;
+use super::templates::{check_scratch_name, shipped};
 use super::{Attr, Caller, Opened, Outcome, View};
 use crate::error::{Error, Result};
 use crate::names::Name;
@@ -172,6 +172,10 @@ impl View {
     /// The same in `.templates`.
     fn rename_to_template(&self, key: Key, serial: u64, from: &str, to: &str) -> Outcome<()> {
         let mut tree = self.0.tree.lock();
+        if tree.is_shipped(to) {
+            drop(tree);
+            return self.refuse_root(shipped(to)).into();
+        }
         if !templates::is_template(to) {
             return check_scratch_name(to).and_then(|()| tree.relisted(key)?.rename(from, to)).into();
         }

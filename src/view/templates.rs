@@ -17,7 +17,7 @@ use super::{Attr, Outcome, View};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::names::Home;
-use crate::templates;
+use crate::{schema, templates};
 
 pub struct Template {
     pub text: Rendered,
@@ -56,6 +56,11 @@ impl Tree {
         self.templates.coming.contains(name) || self.template(name).is_some()
     }
 
+    /// Whether it is the program's and stays.
+    pub fn is_shipped(&mut self, name: &str) -> bool {
+        self.template(name).is_some_and(|template| !template.own)
+    }
+
     pub fn template_names(&mut self) -> Vec<String> {
         let names: BTreeSet<String> = self.template_files().keys().cloned().collect();
         names.union(&self.templates.coming).cloned().collect()
@@ -91,7 +96,8 @@ fn read(home: &Home, started: SystemTime) -> BTreeMap<String, Template> {
         let text = Rendered::new(&template.text, template.modified.unwrap_or(started));
         (template.file, Template { text, own: template.modified.is_some() })
     };
-    templates::all(home).into_iter().map(shown).collect()
+    let schema = Template { text: Rendered::new(schema::lima_yaml(), started), own: false };
+    templates::all(home).into_iter().map(shown).chain([(schema::FILE.into(), schema)]).collect()
 }
 
 /// Whether a scratch file may have this name. One that looks like a template and is none would be lost unnoticed.
@@ -105,7 +111,7 @@ pub fn check_scratch_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn shipped(name: &str) -> Error {
+pub fn shipped(name: &str) -> Error {
     Error::forbidden(name, "belongs to limafs and stays as it is; copy it to another name")
 }
 
@@ -165,7 +171,7 @@ impl View {
     /// Makes `bytes` the user's template, or leaves the old one and says why.
     pub(super) async fn define_template(&self, name: String, bytes: Vec<u8>) -> Result<()> {
         let home = self.0.home.clone();
-        let is_shipped = self.0.tree.lock().template(&name).is_some_and(|template| !template.own);
+        let is_shipped = self.0.tree.lock().is_shipped(&name);
         let done = blocking(move || {
             if is_shipped {
                 return Err(shipped(&name));
@@ -201,12 +207,12 @@ impl View {
             }
             None => return Err(missing(from)).into(),
         };
-        if !templates::is_template(to) {
-            return self.back_up(&mut tree, text, to).into();
-        }
-        if tree.template(to).is_some_and(|template| !template.own) {
+        if tree.is_shipped(to) {
             drop(tree);
             return self.refuse_root(shipped(to)).into();
+        }
+        if !templates::is_template(to) {
+            return self.back_up(&mut tree, text, to).into();
         }
         let (view, from, to) = (self.clone(), from.to_owned(), to.to_owned());
         Outcome::later(async move {

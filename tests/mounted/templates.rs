@@ -11,6 +11,7 @@ pub fn cases() -> Vec<Case> {
         templates_are_replaced_by_every_tool,
         a_template_that_is_refused_leaves_the_old_one,
         a_template_of_the_program_stays,
+        the_schema_is_shown_and_stays,
         a_template_of_the_user_is_removed_and_renamed,
         templates_and_editors,
         what_looks_like_a_template_and_is_none_is_refused,
@@ -132,6 +133,28 @@ fn a_template_of_the_program_stays() -> Outcome {
     }
     same!(fleet.ok("stat -c %a .templates/local.yaml")?, "400");
     ensure!(!fleet.home.join("_templates/local.yaml").exists(), "a copy of it is on disk");
+    Ok(())
+}
+
+fn the_schema_is_shown_and_stays() -> Outcome {
+    let fleet = fleet()?;
+    let schema = fleet.read(".templates/lima.schema.json");
+    let value: serde_json::Value = serde_json::from_str(&schema)?;
+    same!(value["additionalProperties"], serde_json::json!(false));
+    same!(value["properties"]["cpus"]["type"], serde_json::json!(["integer", "null"]));
+    same!(fleet.ok("stat -c '%s %a' .templates/lima.schema.json")?, format!("{} 400", schema.len()));
+    let name = ".templates/lima.schema.json";
+    let lines = [
+        format!("echo x > {name}"),
+        format!("rm -f {name}"),
+        format!("mv {name} .templates/x.json"),
+        format!("cp ~/mine.yaml .templates/x.new && mv -f .templates/x.new {name}"),
+        format!("cp ~/mine.yaml .templates/m.yaml && mv -f .templates/m.yaml {name}"),
+    ];
+    for line in lines {
+        refusal(&fleet, &line, "Operation not permitted")?;
+        same!(fleet.read(name), schema, "after {line}");
+    }
     Ok(())
 }
 

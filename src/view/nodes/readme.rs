@@ -17,7 +17,7 @@ pub fn readme() -> String {
         text.push_str(&format!("- `{}`: {}\n", node.name, node.doc));
     }
     text.push_str(&format!(
-        "- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy; takes your own\n\n## In an instance\n\n"
+        "- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy; takes your own; `lima.schema.json` is for editors\n\n## In an instance\n\n"
     ));
     for node in INSTANCE {
         let takes = if matches!(node.body, Body::Show(_) | Body::Log(_)) { "" } else { " (takes writes)" };
