@@ -11,6 +11,7 @@ pub mod hostagent;
 pub mod images;
 pub mod names;
 pub mod registry;
+pub mod schema;
 pub mod started;
 pub mod status;
 pub mod store;

@@ -7,6 +7,7 @@ mod fill;
 mod layers;
 mod merge;
 mod parse;
+mod partial;
 mod read;
 mod remarks;
 mod size;
@@ -30,6 +31,7 @@ use validate::validate;
 
 pub use expand::message;
 pub use layers::Layers;
+pub use partial::check_partial;
 pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.

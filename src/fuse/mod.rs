@@ -192,8 +192,9 @@ impl Filesystem for Front {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        try_or!(reply, utf8(name).and_then(|name| self.view.unlink(caller(request), ino(parent), name)));
-        reply.ok();
+        let name = try_or!(reply, utf8(name));
+        let outcome = self.view.unlink(caller(request), ino(parent), name);
+        self.shell.answer(outcome, |done| empty(reply, done));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -9,9 +9,11 @@ use super::io::stale;
 use super::look::{missing, not_a_directory};
 use super::node::{DEFINITION, INSTANCE, NodeId, WAIT_DIR};
 use super::scratch::ScratchBody;
+use super::templates::{check_scratch_name, shipped};
 use super::{Attr, Caller, Opened, Outcome, View};
 use crate::error::{Error, Result};
 use crate::names::Name;
+use crate::templates;
 
 impl View {
     pub fn mkdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<Attr> {
@@ -75,14 +77,17 @@ impl View {
         Ok(())
     }
 
-    pub fn unlink(&self, caller: Caller, parent: Ino, name: &str) -> Result<()> {
-        match self.child_of(parent, name)? {
-            Target::Scratch(key, _) => {
-                let mut tree = self.0.tree.lock();
-                let instance = tree.instance_mut(key)?;
-                instance.changed = SystemTime::now();
-                instance.scratch.remove(name)
-            }
+    pub fn unlink(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<()> {
+        match self.child_of(parent, name) {
+            Ok(Target::Template(name)) => self.remove_template(&name),
+            Ok(target) => self.unlink_now(caller, target, name).into(),
+            Err(error) => Err(error).into(),
+        }
+    }
+
+    fn unlink_now(&self, caller: Caller, target: Target, name: &str) -> Result<()> {
+        match target {
+            Target::Scratch(key, _) => self.0.tree.lock().relisted(key)?.remove(name),
             Target::Images(Place::File(..)) => Ok(()),
             // `rm -r` unlinks before it removes the directory, whose rmdir decides: nothing is lost here.
             Target::Node(key, id) => {
@@ -120,6 +125,13 @@ impl View {
             (Target::Instance(key), Ok(Target::Root)) => self.rename_instance(caller, key, to.1, existing.is_some()),
             (Target::Scratch(key, serial), Ok(Target::Instance(dir))) if key == dir => {
                 self.rename_scratch(key, serial, from.1, to.1)
+            }
+            (Target::Scratch(key @ Key::TEMPLATES, serial), Ok(Target::Templates)) => {
+                self.rename_to_template(key, serial, from.1, to.1)
+            }
+            (Target::Template(name), Ok(Target::Templates)) => {
+                self.forget_entry(to.0, to.1);
+                self.rename_template(&name, to.1)
             }
             (Target::Node(key, id), Ok(Target::Instance(dir))) if key == dir => {
                 self.copy_out(key, id, to.1).inspect(|()| self.forget_entry(to.0, to.1)).into()
@@ -169,6 +181,26 @@ impl View {
         })
     }
 
+    /// The same in `.templates`.
+    fn rename_to_template(&self, key: Key, serial: u64, from: &str, to: &str) -> Outcome<()> {
+        let mut tree = self.0.tree.lock();
+        if tree.is_shipped(to) {
+            drop(tree);
+            return self.refuse_root(shipped(to)).into();
+        }
+        if !templates::is_template(to) {
+            return check_scratch_name(to).and_then(|()| tree.relisted(key)?.rename(from, to)).into();
+        }
+        let Some(bytes) = tree.templates.scratch.by_serial(serial).map(|file| file.bytes().to_vec()) else {
+            return Err(stale()).into();
+        };
+        let (view, from, to) = (self.clone(), from.to_owned(), to.to_owned());
+        Outcome::later(async move {
+            view.define_template(to, bytes).await?;
+            view.0.tree.lock().relisted(key)?.remove(&from)
+        })
+    }
+
     /// `sed -i.bak`, `mv lima.yaml x`: the definition stays, the new name gets its bytes.
     fn copy_out(&self, key: Key, id: NodeId, to: &str) -> Result<()> {
         if id != DEFINITION || NodeId::by_name(to).is_some() || to == WAIT_DIR {
@@ -199,6 +231,9 @@ impl View {
         perm: u16,
         flags: i32,
     ) -> Result<(Attr, Opened)> {
+        if let Some(made) = self.create_in_templates(caller, parent, name, flags) {
+            return made;
+        }
         if let Ok(target @ Target::Node(key, id)) = self.child_of(parent, name) {
             let unlinked = self.0.tree.lock().instance_mut(key)?.unlinked.take(caller.pid, id);
             if flags & libc::O_EXCL != 0 && !unlinked {
@@ -217,26 +252,55 @@ impl View {
         Ok((attr, Opened { fh, direct: true, quiet: true }))
     }
 
+    /// What a file of this name is in `.templates`, unless it is scratch.
+    fn create_in_templates(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &str,
+        flags: i32,
+    ) -> Option<Result<(Attr, Opened)>> {
+        if !matches!(self.target(parent), Ok(Target::Templates)) {
+            return None;
+        }
+        if let Ok(target @ Target::Template(_)) = self.child_of(parent, name) {
+            if flags & libc::O_EXCL != 0 {
+                return Some(Err(Error::Exists { what: name.into() }));
+            }
+            let attr = self.attr_of(&mut self.0.tree.lock(), &target);
+            return Some(attr.and_then(|attr| self.open(caller, attr.ino, flags).map(|opened| (attr, opened))));
+        }
+        templates::is_template(name).then(|| {
+            let (attr, body) = self.create_template(name, flags & libc::O_APPEND != 0)?;
+            let fh = self.0.handles.lock().insert(attr.ino, body);
+            Ok((attr, Opened { fh, direct: true, quiet: false }))
+        })
+    }
+
     pub fn symlink(&self, parent: Ino, name: &str, to: &[u8]) -> Result<Attr> {
         let (key, serial) = self.make_scratch(parent, name, ScratchBody::Symlink(to.to_vec()), 0o777)?;
         self.attr_of(&mut self.0.tree.lock(), &Target::Scratch(key, serial))
     }
 
     fn make_scratch(&self, parent: Ino, name: &str, body: ScratchBody, perm: u16) -> Result<(Key, u64)> {
-        let Target::Instance(key) = self.target(parent)? else {
-            let error = Error::forbidden(name, "only instances can be made here, with mkdir");
-            self.refuse(None, &error);
-            return Err(error);
+        let key = match self.target(parent)? {
+            Target::Instance(key) => key,
+            Target::Templates => Key::TEMPLATES,
+            _ => return self.refuse_root(Error::forbidden(name, "only instances can be made here, with mkdir")),
         };
+        if key == Key::TEMPLATES
+            && let Err(error) = check_scratch_name(name)
+        {
+            return self.refuse_root(error);
+        }
         let mut tree = self.0.tree.lock();
-        if INSTANCE.iter().any(|node| node.name == name) || name == WAIT_DIR {
+        if key != Key::TEMPLATES && (INSTANCE.iter().any(|node| node.name == name) || name == WAIT_DIR) {
             return Err(Error::Exists { what: name.into() });
         }
-        let instance = tree.instance_mut(key)?;
-        let serial = instance.scratch.create(name, body, perm & 0o777)?.serial;
-        instance.changed = SystemTime::now();
+        let serial = tree.relisted(key)?.create(name, body, perm & 0o777)?.serial;
         Ok((key, serial))
     }
+
     /// Notes a refusal where people look for it, and answers with it.
     pub(super) fn refused<T>(&self, parent: Ino, error: Error) -> Outcome<T> {
         let key = self.target(parent).ok().and_then(|target| target.key());

@@ -55,6 +55,7 @@ impl View {
         store::sweep(&self.0.home)?;
         let watch = Watch::new(self.clone())?;
         let _ = self.0.fleet.watch.set(watch);
+        self.watch_templates();
         for name in store::list(&self.0.home)? {
             self.0.tree.lock().add(&name)?;
         }

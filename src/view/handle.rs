@@ -13,6 +13,7 @@ use super::node::NodeId;
 use super::tree::Rendered;
 use super::wait::Condition;
 use crate::error::Result;
+use crate::names;
 
 /// An open file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,7 +54,7 @@ pub enum Open {
     },
     /// A document being written. Its bytes count when it is closed.
     Draft {
-        key: Key,
+        document: Document,
         bytes: Vec<u8>,
         dirty: bool,
         append: bool,
@@ -74,6 +75,30 @@ pub enum Open {
     /// The publisher's; does nothing.
     Touch,
     Directory(Arc<[DirEntry]>),
+}
+
+/// What a draft is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    Definition(Key),
+    Template(String),
+}
+
+impl Document {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Definition(_) => names::LIMA_YAML,
+            Self::Template(name) => name,
+        }
+    }
+
+    /// The instance in whose `error` a refusal goes.
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Self::Definition(key) => Some(*key),
+            Self::Template(_) => None,
+        }
+    }
 }
 
 /// Where a text comes from, to be rendered again.

@@ -23,6 +23,9 @@ impl Ino {
 pub struct Key(u64);
 
 impl Key {
+    /// Of `.templates`, which has scratch files as an instance has.
+    pub const TEMPLATES: Self = Self(0);
+
     pub fn of(dir: &Metadata) -> Self {
         let born = dir.created().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
         Self(digest(&(dir.dev(), dir.ino(), born.map(|age| age.as_nanos()))))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::disks::DiskFile;
-use super::handle::{Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
+use super::handle::{Document, Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
 use super::ino::{Ino, Key, Target};
 use super::node::{Body, Command, NodeId, RootBody};
 use super::scratch::splice;
@@ -81,10 +81,7 @@ impl View {
                 read_only("image")?;
                 self.text(source)
             }
-            Target::Template(name) => {
-                read_only(name)?;
-                self.text(Source::Template(name.clone()))
-            }
+            Target::Template(name) => self.open_template(name, mode),
             Target::DiskFile(name, file) => {
                 if !file.takes_writes() {
                     read_only(file.name())?;
@@ -97,7 +94,7 @@ impl View {
             }
             Target::Scratch(key, serial) => {
                 let mut tree = self.0.tree.lock();
-                let file = tree.instance_mut(*key)?.scratch.by_serial_mut(*serial).ok_or_else(stale)?;
+                let file = tree.scratch_mut(*key)?.by_serial_mut(*serial).ok_or_else(stale)?;
                 if mode.truncate {
                     file.truncate(0)?;
                 }
@@ -121,7 +118,8 @@ impl View {
                 let old = self.0.tree.lock().rendered(key, id, &self.0.host)?.bytes;
                 let bytes = if mode.truncate { Vec::new() } else { old.to_vec() };
                 // An O_TRUNC alone already states an (empty) document.
-                Ok(Open::Draft { key, bytes, dirty: mode.truncate, append: mode.append })
+                let document = Document::Definition(key);
+                Ok(Open::Draft { document, bytes, dirty: mode.truncate, append: mode.append })
             }
             Body::Control { .. } | Body::Definition => self.text(Source::Node(key, id)),
             Body::Show(_) | Body::Log(_) if mode.write => Err(Error::Denied { what: node.name.into() }),
@@ -133,7 +131,7 @@ impl View {
         }
     }
 
-    fn text(&self, source: Source) -> Result<Open> {
+    pub(super) fn text(&self, source: Source) -> Result<Open> {
         let text = self.render(&source)?;
         Ok(Open::Text { source, text })
     }
@@ -146,9 +144,8 @@ impl View {
             Source::Disk(name, file) => tree.disk_rendered(name, *file, &self.0.host),
             Source::Image(place) => tree.image_rendered(place),
             Source::Template(name) => {
-                let found = tree.templates().into_iter().find(|(known, _)| known == name);
-                let (_, text) = found.ok_or_else(|| Error::Missing { what: name.clone() })?;
-                Ok(Rendered { bytes: text.into_bytes().into(), mtime: tree.started, version: 0 })
+                let template = tree.template(name).ok_or_else(|| Error::Missing { what: name.clone() })?;
+                Ok(template.text.clone())
             }
         }
     }
@@ -169,7 +166,7 @@ impl View {
             Open::Draft { bytes, .. } => Ok(Got::Bytes(bytes[span(bytes.len(), offset, size)].to_vec())),
             Open::Scratch { key, serial, .. } => {
                 let tree = self.0.tree.lock();
-                let bytes = tree.instance(*key)?.scratch.by_serial(*serial).ok_or_else(stale)?.bytes();
+                let bytes = tree.scratch(*key)?.by_serial(*serial).ok_or_else(stale)?.bytes();
                 Ok(Got::Bytes(bytes[span(bytes.len(), offset, size)].to_vec()))
             }
             Open::Log(log) => log.read(offset, size).map(Got::Bytes),
@@ -218,14 +215,14 @@ impl View {
         let mut handles = self.0.handles.lock();
         let Some(handle) = handles.get(fh) else { return Err(stale()).into() };
         match &mut handle.body {
-            Open::Draft { bytes, dirty, append, .. } => {
+            Open::Draft { document, bytes, dirty, append } => {
                 *dirty = true;
                 let at = (!*append).then_some(offset);
-                splice(bytes, at, data, "lima.yaml", DOCUMENT_LIMIT).map(|()| data.len()).into()
+                splice(bytes, at, data, document.name(), DOCUMENT_LIMIT).map(|()| data.len()).into()
             }
             Open::Scratch { key, serial, append } => {
                 let mut tree = self.0.tree.lock();
-                let file = tree.instance_mut(*key).map(|instance| instance.scratch.by_serial_mut(*serial));
+                let file = tree.scratch_mut(*key).map(|scratch| scratch.by_serial_mut(*serial));
                 let at = (!*append).then_some(offset);
                 match file {
                     Ok(Some(file)) => file.write(at, data).map(|()| data.len()).into(),
@@ -269,22 +266,32 @@ impl View {
         let mut handles = self.0.handles.lock();
         let draft = match handles.get(fh).map(|handle| &mut handle.body) {
             // Cleared at once: a close of a duplicate must not commit the same bytes again.
-            Some(Open::Draft { key, bytes, dirty, .. }) => std::mem::take(dirty).then(|| (*key, bytes.clone())),
+            Some(Open::Draft { document, bytes, dirty, .. }) => {
+                std::mem::take(dirty).then(|| (document.clone(), bytes.clone()))
+            }
             _ => None,
         };
         drop(handles);
-        let Some((key, bytes)) = draft else { return Ok(()).into() };
+        let Some((document, bytes)) = draft else { return Ok(()).into() };
         if draft::was_killed(caller.pid) {
-            let error = Error::failed("lima.yaml", "its writer was killed; the document is as it was before");
-            self.refuse(Some(key), &error);
+            let error = Error::failed(document.name(), "its writer was killed; the document is as it was before");
+            self.refuse(document.key(), &error);
             return Err(error).into();
         }
         let view = self.clone();
-        Outcome::later(async move { view.define(key, bytes).await })
+        Outcome::later(async move {
+            match document {
+                Document::Definition(key) => view.define(key, bytes).await,
+                Document::Template(name) => view.define_template(name, bytes).await,
+            }
+        })
     }
 
     pub fn release(&self, fh: Fh) {
-        self.0.handles.lock().remove(fh);
+        let released = self.0.handles.lock().remove(fh).map(|handle| handle.body);
+        if let Some(Open::Draft { document: Document::Template(name), .. }) = released {
+            self.template_released(&name);
+        }
     }
 
     /// For poll(2); `wake` is called at each later change for as long as the file is open.

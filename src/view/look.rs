@@ -52,22 +52,17 @@ impl View {
     pub(super) fn attr_of(&self, tree: &mut Tree, target: &Target) -> Result<Attr> {
         let ino = tree.number(target);
         let directory = if self.0.shared { 0o755 } else { 0o700 };
-        let read = if self.0.shared { 0o444 } else { 0o400 };
         Ok(match target {
             Target::Root => Attr::directory(ino, tree.names().count() + 3, tree.changed, directory),
             Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
-            Target::Templates => Attr::directory(ino, 0, tree.started, directory).uncached(),
-            Target::Template(name) => {
-                let found = tree.templates().into_iter().find(|(known, _)| known == name);
-                let (_, text) = found.ok_or_else(|| missing(name))?;
-                Attr::file(ino, text.len() as u64, tree.started, read).uncached()
-            }
+            Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
+            Target::Template(name) => self.template_attr(tree, name)?,
             Target::RootNode(id) => self.root_attr(tree, ino, *id),
             Target::Instance(key) => Attr::directory(ino, 1, tree.instance(*key)?.changed, directory),
             Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
             Target::Wait(key, _) => Attr::file(ino, 0, tree.instance(*key)?.changed, 0o400).uncached(),
             Target::Scratch(key, serial) => {
-                let file = tree.instance(*key)?.scratch.by_serial(*serial).ok_or_else(stale)?;
+                let file = tree.scratch(*key)?.by_serial(*serial).ok_or_else(stale)?;
                 scratch_attr(ino, file)
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
@@ -113,7 +108,7 @@ impl View {
         }
         if let (Target::Scratch(key, serial), Some(perm)) = (&target, set.perm) {
             let mut tree = self.0.tree.lock();
-            if let Some(file) = tree.instance_mut(*key)?.scratch.by_serial_mut(*serial) {
+            if let Some(file) = tree.scratch_mut(*key)?.by_serial_mut(*serial) {
                 file.perm = perm & 0o777;
             }
         } else if set.perm.is_some_and(|perm| perm != attr.perm && !is_document_mode(&target, perm)) {
@@ -127,7 +122,7 @@ impl View {
         match target {
             Target::Scratch(key, serial) => {
                 let mut tree = self.0.tree.lock();
-                tree.instance_mut(*key)?.scratch.by_serial_mut(*serial).ok_or_else(stale)?.truncate(size)
+                tree.scratch_mut(*key)?.by_serial_mut(*serial).ok_or_else(stale)?.truncate(size)
             }
             Target::Node(_, id) => match id.node().body {
                 Body::Definition => self.resize_draft(fh, size, present),
@@ -137,6 +132,7 @@ impl View {
                 Body::Show(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
             },
             Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
+            Target::Template(_) => self.resize_draft(fh, size, present),
             _ if size == present => Ok(()),
             _ => Err(Error::Denied { what: "truncation".into() }),
         }
@@ -145,9 +141,9 @@ impl View {
     fn resize_draft(&self, fh: Option<Fh>, size: u64, present: u64) -> Result<()> {
         let mut handles = self.0.handles.lock();
         match fh.and_then(|fh| handles.get(fh)).map(|handle| &mut handle.body) {
-            Some(Open::Draft { bytes, dirty, .. }) => {
+            Some(Open::Draft { document, bytes, dirty, .. }) => {
                 if size > DOCUMENT_LIMIT as u64 {
-                    return Err(Error::TooBig { what: "lima.yaml".into(), limit: DOCUMENT_LIMIT });
+                    return Err(Error::TooBig { what: document.name().into(), limit: DOCUMENT_LIMIT });
                 }
                 if size != bytes.len() as u64 {
                     bytes.resize(size as usize, 0);
@@ -156,7 +152,7 @@ impl View {
                 Ok(())
             }
             _ if size == present => Ok(()),
-            _ => Err(Error::invalid("lima.yaml", "a cut document is not valid; write a whole one")),
+            _ => Err(Error::invalid("document", "a cut one is not valid; write a whole one")),
         }
     }
 
@@ -196,19 +192,16 @@ impl View {
             }
             Target::Images(place) => found.extend(tree.image_entries(place)?),
             Target::Templates => {
-                found.extend(
-                    tree.templates().into_iter().map(|(name, _)| (name.clone(), Target::Template(name), Kind::File)),
-                );
+                let names = tree.template_names();
+                found.extend(names.into_iter().map(|name| (name.clone(), Target::Template(name), Kind::File)));
+                found.extend(scratch_entries(&tree, Key::TEMPLATES)?);
             }
             Target::Instance(key) => {
                 for id in NodeId::all() {
                     found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
                 }
                 found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
-                for (name, file) in tree.instance(*key)?.scratch.names() {
-                    let kind = if matches!(file.body, ScratchBody::File(_)) { Kind::File } else { Kind::Symlink };
-                    found.push((name.into(), Target::Scratch(*key, file.serial), kind));
-                }
+                found.extend(scratch_entries(&tree, *key)?);
             }
             Target::WaitDir(_) => {}
             Target::Disks => {
@@ -235,7 +228,7 @@ impl View {
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         if let Target::Scratch(key, serial) = self.target(ino)?
             && let Some(ScratchFile { body: ScratchBody::Symlink(to), .. }) =
-                self.0.tree.lock().instance(key)?.scratch.by_serial(serial)
+                self.0.tree.lock().scratch(key)?.by_serial(serial)
         {
             return Ok(to.clone());
         }
@@ -272,8 +265,10 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         }
         Target::Images(place) => tree.image_child(place, name),
         Target::Templates => {
-            let known = tree.templates().iter().any(|(template, _)| template == name);
-            known.then(|| Target::Template(name.into())).ok_or_else(|| missing(name))
+            if tree.has_template(name) {
+                return Ok(Target::Template(name.into()));
+            }
+            scratch_file(tree, Key::TEMPLATES, name)
         }
         Target::Disks => tree.disks.get(name).map(|_| Target::Disk(name.into())).ok_or_else(|| missing(name)),
         Target::Disk(disk) => {
@@ -286,8 +281,7 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if let Some(id) = NodeId::by_name(name) {
                 return Ok(Target::Node(*key, id));
             }
-            let file = tree.instance(*key)?.scratch.by_name(name);
-            file.map(|file| Target::Scratch(*key, file.serial)).ok_or_else(|| missing(name))
+            scratch_file(tree, *key, name)
         }
         Target::WaitDir(key) => {
             Condition::parse(name).map(|what| Target::Wait(*key, what)).ok_or_else(|| missing(name))
@@ -296,9 +290,22 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
     }
 }
 
-/// `cp -p` and `install` bring the mode of the file that they copy onto lima.yaml, which keeps its own.
+fn scratch_file(tree: &Tree, key: Key, name: &str) -> Result<Target> {
+    let file = tree.scratch(key)?.by_name(name);
+    file.map(|file| Target::Scratch(key, file.serial)).ok_or_else(|| missing(name))
+}
+
+fn scratch_entries(tree: &Tree, key: Key) -> Result<Vec<(String, Target, Kind)>> {
+    let entry = |(name, file): (&str, &ScratchFile)| {
+        let kind = if matches!(file.body, ScratchBody::File(_)) { Kind::File } else { Kind::Symlink };
+        (name.to_owned(), Target::Scratch(key, file.serial), kind)
+    };
+    Ok(tree.scratch(key)?.names().map(entry).collect())
+}
+
+/// `cp -p` and `install` bring the mode of the file that they copy onto a document, which keeps its own.
 fn is_document_mode(target: &Target, perm: u16) -> bool {
-    matches!(target, Target::Node(_, DEFINITION)) && perm & 0o7000 == 0
+    matches!(target, Target::Node(_, DEFINITION) | Target::Template(_)) && perm & 0o7000 == 0
 }
 
 fn draft_of(body: &Open) -> Option<usize> {

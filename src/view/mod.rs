@@ -25,6 +25,7 @@ mod nodes;
 pub mod publisher;
 mod scratch;
 mod snapshot;
+mod templates;
 mod tree;
 mod unlinked;
 mod wait;

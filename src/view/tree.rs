@@ -14,11 +14,11 @@ use super::node::{Body, DEFINITION, NodeId, ROOT_ERROR, ROOT_LIST, RootBody};
 use super::nodes;
 use super::scratch::Scratch;
 use super::snapshot::Snapshot;
+use super::templates::Templates;
 use super::unlinked::Unlinked;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::{Home, Name};
-use crate::templates;
 
 pub struct Tree {
     pub inodes: Inodes,
@@ -35,6 +35,7 @@ pub struct Tree {
     readme: Rendered,
     error: Rendered,
     pub started: SystemTime,
+    pub templates: Templates,
 }
 
 /// One instance directory.
@@ -59,12 +60,12 @@ pub struct Rendered {
 }
 
 impl Rendered {
-    fn new(text: &str, mtime: SystemTime) -> Self {
+    pub fn new(text: &str, mtime: SystemTime) -> Self {
         Self { bytes: text.as_bytes().into(), mtime, version: 0 }
     }
 
     /// Takes the new bytes; says whether they differ.
-    fn replace(&mut self, bytes: Arc<[u8]>, mtime: SystemTime) -> bool {
+    pub fn replace(&mut self, bytes: Arc<[u8]>, mtime: SystemTime) -> bool {
         if self.bytes == bytes {
             return false;
         }
@@ -91,6 +92,7 @@ impl Tree {
             readme: Rendered::new(&nodes::readme(), now),
             error: Rendered::new("", now),
             started: now,
+            templates: Templates::new(now),
         }
     }
 
@@ -108,6 +110,26 @@ impl Tree {
 
     pub fn instance_mut(&mut self, key: Key) -> Result<&mut Instance> {
         self.instances.get_mut(&key).ok_or_else(|| Error::Missing { what: "instance".into() })
+    }
+
+    /// The scratch files of an instance, or of `.templates`.
+    pub fn scratch(&self, key: Key) -> Result<&Scratch> {
+        if key == Key::TEMPLATES { Ok(&self.templates.scratch) } else { Ok(&self.instance(key)?.scratch) }
+    }
+
+    pub fn scratch_mut(&mut self, key: Key) -> Result<&mut Scratch> {
+        if key == Key::TEMPLATES { Ok(&mut self.templates.scratch) } else { Ok(&mut self.instance_mut(key)?.scratch) }
+    }
+
+    /// The same, when the directory's listing is about to change.
+    pub fn relisted(&mut self, key: Key) -> Result<&mut Scratch> {
+        let now = SystemTime::now();
+        if key == Key::TEMPLATES {
+            self.templates.changed = now;
+        } else {
+            self.instance_mut(key)?.changed = now;
+        }
+        self.scratch_mut(key)
     }
 
     /// Takes in an instance directory that exists on disk. Knows it already: says so with `None`.
@@ -277,10 +299,6 @@ impl Tree {
         }
         let ino = self.inodes.number(&Target::RootNode(ROOT_ERROR));
         vec![Change::Content { ino, path: ROOT_ERROR.root_node().name.into() }]
-    }
-
-    pub fn templates(&self) -> Vec<(String, String)> {
-        templates::all(&self.home)
     }
 
     /// The root's path of a node, for announcements.

@@ -27,6 +27,8 @@ enum Watched {
     Home,
     /// The root's events.
     Events,
+    /// The user's templates.
+    Templates,
     Instance(Key),
     Log(Key, NodeId),
     /// `_disks`, and each directory in it.
@@ -76,6 +78,14 @@ impl View {
         if let Err(error) = watch.add(&dir, mask, Watched::Instance(key)) {
             tracing::warn!("{}: changes by others will not be seen: {error}", dir.display());
         }
+    }
+
+    /// Watches the user's templates, if there is a directory for them.
+    pub(super) fn watch_templates(&self) {
+        let Some(watch) = self.0.fleet.watch.get() else { return };
+        let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ONLYDIR;
+        // Without one it is tried again when the home changes.
+        let _ = watch.add(&self.0.home.path().join(names::TEMPLATES_DIR), mask, Watched::Templates);
     }
 
     /// Watches the logs of an instance that has a hostagent.
@@ -147,6 +157,7 @@ struct Batch {
     home: bool,
     disks: bool,
     events: bool,
+    templates: bool,
     instances: HashSet<Key>,
     sockets: HashSet<Key>,
     new_logs: HashSet<(Key, NodeId)>,
@@ -156,11 +167,15 @@ struct Batch {
 impl Batch {
     fn take(&mut self, what: Watched, mask: EventMask, name: Option<&OsStr>) {
         match what {
-            Watched::Home => {
-                self.home = true;
-                self.disks |= name.and_then(OsStr::to_str) == Some(names::DISKS_DIR);
-            }
+            Watched::Home => match name.and_then(OsStr::to_str) {
+                Some(names::TEMPLATES_DIR) => self.templates = true,
+                name => {
+                    self.home = true;
+                    self.disks |= name == Some(names::DISKS_DIR);
+                }
+            },
             Watched::Disks => self.disks = true,
+            Watched::Templates => self.templates = true,
             Watched::Events => self.events = true,
             Watched::Log(key, id) => {
                 self.grown.insert((key, id));
@@ -198,7 +213,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
         let mut batch = Batch::default();
         for event in events {
             if event.mask.contains(EventMask::Q_OVERFLOW) {
-                (batch.home, batch.disks) = (true, true);
+                (batch.home, batch.disks, batch.templates) = (true, true, true);
                 batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
                 continue;
             }
@@ -226,6 +241,10 @@ impl View {
             let id = super::node::ROOT_EVENTS;
             let ino = self.0.tree.lock().number(&Target::RootNode(id));
             self.0.announcer.announce([Change::Content { ino, path: id.root_node().name.into() }]);
+        }
+        if batch.templates {
+            self.watch_templates();
+            self.templates_changed();
         }
         for key in batch.instances {
             self.instance_changed(key);

@@ -15,6 +15,7 @@ mod pending;
 mod reading;
 mod scratch;
 mod semantics;
+mod templates;
 mod users;
 mod waits;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     all.extend(waits::cases());
     all.extend(announce::cases());
     all.extend(daemon::cases());
+    all.extend(templates::cases());
     all.extend(users::cases());
     all.extend(disks::cases());
     all.extend(images::cases());

@@ -17,6 +17,7 @@ macro_rules! schema {
     ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident : $type:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
         #[serde(rename_all = "camelCase", default)]
         pub struct $name {
             $($(#[$field_doc])* #[serde(skip_serializing_if = "Unset::is_unset")] pub $field: $type,)*
@@ -44,6 +45,7 @@ schema! {
         minimum_lima_version: Option<String>,
         /// Consumed when the instance is created; empty in a stored document.
         #[serde(deserialize_with = "one_or_many")]
+        #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Locators>"))]
         base: Option<Vec<Locator>>,
         /// `qemu`, `vz`, `wsl2`, or the name of an external driver.
         vm_type: Option<String>,

@@ -5,6 +5,8 @@ mod config;
 mod driver;
 mod error;
 mod instance;
+#[cfg(feature = "schema")]
+mod schema;
 
 pub use config::*;
 pub use driver::{Accelerator, Driver, Features, Info, Vm, VmEvent};

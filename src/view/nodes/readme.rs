@@ -21,7 +21,9 @@ pub fn readme() -> String {
     for file in ImageFile::ALL {
         text.push_str(&format!("- `{IMAGES_DIR}/NAME/{}`: {}\n", file.name(), file.doc()));
     }
-    text.push_str(&format!("- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy\n"));
+    text.push_str(&format!(
+        "- `{TEMPLATES_DIR}/NAME.yaml`: templates to copy; takes your own; `lima.schema.json` is for editors\n"
+    ));
     for file in DiskFile::ALL {
         let takes = if file.takes_writes() { " (takes writes)" } else { "" };
         text.push_str(&format!("- `{DISKS_DIR}/NAME/{}`{takes}: {}\n", file.name(), file.doc()));
