@@ -46,3 +46,59 @@ fn driver_path(path: &str) -> Result<String> {
         _ => Err(Error::invalid(format!("boot script {path:?} of the driver"), "must be named boot.<OS>/FILE")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::process::{Command, Output};
+
+    const PACKAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cidata/scripts/packages.sh");
+
+    /// Runs packages.sh where there is nothing but a pretend package manager.
+    fn install(dir: &Path, manager: &str, script: &str, words: &[&str]) -> Output {
+        let program = dir.join(manager);
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Command::new("/bin/sh").arg(PACKAGES).args(words).env("PATH", dir).current_dir(dir).output().unwrap()
+    }
+
+    const WANTED: [&str; 3] = ["sshfs=sshfs,dnf=fuse-sshfs", "sfdisk=fdisk,apk=sfdisk,dnf=util-linux", "there=nothing"];
+
+    #[test]
+    fn packages_are_installed_under_the_names_of_their_distribution() {
+        for (manager, expected) in [
+            ("apt-get", "install -y --no-install-recommends sshfs fdisk\n"),
+            ("dnf", "install -y fuse-sshfs util-linux\n"),
+            ("yum", "install -y sshfs fdisk\n"),
+            ("apk", "add sshfs sfdisk\n"),
+            ("pacman", "-S --noconfirm --needed sshfs fdisk\n"),
+            ("zypper", "--non-interactive install --no-recommends sshfs fdisk\n"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            install(dir.path(), "there", "", &[]);
+            let output = install(dir.path(), manager, "echo \"$*\" >>asked", &WANTED);
+            assert!(output.status.success(), "{manager}: {output:?}");
+            assert_eq!(fs::read_to_string(dir.path().join("asked")).unwrap(), expected, "{manager}");
+        }
+    }
+
+    #[test]
+    fn lists_of_packages_are_fetched_only_when_there_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "echo \"$1\" >>asked; [ \"$1\" = update ] && : >lists; [ -e lists ]";
+        assert!(install(dir.path(), "apt-get", script, &WANTED).status.success());
+        assert_eq!(fs::read_to_string(dir.path().join("asked")).unwrap(), "install\nupdate\ninstall\n");
+    }
+
+    #[test]
+    fn what_cannot_be_installed_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(install(dir.path(), "dnf", "exit 1", &WANTED).status.code(), Some(1));
+        let dir = tempfile::tempdir().unwrap();
+        let output = install(dir.path(), "emerge", "", &WANTED);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("sshfs is missing"), "{output:?}");
+    }
+}

@@ -40,13 +40,16 @@ pub fn read(path: &Path) -> Result<Option<(Format, u64)>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(Error::io(path))?,
     };
+    let meta = file.metadata().map_err(Error::io(path))?;
+    if !meta.is_file() {
+        return Err(Error::failed(path.display().to_string(), "is not a regular file"));
+    }
     let mut head = [0; 32];
     let is_qcow2 = file.read_exact_at(&mut head, 0).is_ok() && head.starts_with(b"QFI\xfb");
     if is_qcow2 {
         let size: [u8; 8] = std::array::from_fn(|index| head[24 + index]);
         return Ok(Some((Format::Qcow2, u64::from_be_bytes(size))));
     }
-    let meta = file.metadata().map_err(Error::io(path))?;
     Ok(Some((Format::Raw, meta.len())))
 }
 

@@ -94,7 +94,7 @@ impl Tree {
     pub fn disk_rendered(&mut self, name: &str, file: DiskFile, host: &Host) -> Result<Rendered> {
         let (disk, since) = self.disks.get(name).cloned().ok_or_else(|| Error::Missing { what: name.into() })?;
         let text = match (file, &disk.image) {
-            (DiskFile::Size, Some((_, size))) => format!("{}\n", config::format_size(*size)),
+            (DiskFile::Size, Some((_, size))) => format!("{}\n", exact(*size)),
             (DiskFile::Format, Some((format, _))) => format!("{format}\n"),
             (DiskFile::Size | DiskFile::Format, None) => String::new(),
             (DiskFile::InUseBy, _) => self.user_of(&disk, host).map_or_else(String::new, |name| format!("{name}\n")),
@@ -197,6 +197,12 @@ impl View {
     }
 }
 
+/// A size that reads back as the same one; in bytes where four digits are too few for that.
+fn exact(size: u64) -> String {
+    let short = config::format_size(size);
+    if config::size(&short) == Some(size) { short } else { size.to_string() }
+}
+
 /// A line with a size that is not 0.
 fn parse_size(data: &[u8]) -> Result<u64> {
     let text = String::from_utf8_lossy(data);
@@ -218,6 +224,12 @@ mod tests {
         for bad in [&b""[..], b"\n", b"0", b"-1", b"lots", b"1GiB\n2GiB", b"\xff"] {
             assert_eq!(parse_size(bad).unwrap_err().errno(), libc::EINVAL, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_size_reads_back_as_the_same_one() {
+        assert_eq!(exact(20 << 30), "20GiB");
+        assert_eq!(exact((20 << 30) + 512), "21474836992");
     }
 
     #[test]

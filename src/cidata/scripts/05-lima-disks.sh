@@ -4,8 +4,6 @@
 # Nothing is ever written to a disk that has anything but zeros at its beginning or its end.
 # shellcheck disable=SC2154 # the variables of lima.env
 
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-export PATH
 set -f
 worst=0
 

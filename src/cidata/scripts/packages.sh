@@ -3,9 +3,6 @@
 # Installs the package of each COMMAND that is not there. FAMILY is the name of a package manager, for packages that
 # have another name with it: `mkfs.xfs=xfsprogs`, `sshfs=sshfs,dnf=fuse-sshfs,yum=fuse-sshfs`.
 
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-export PATH
-
 family() {
     for name in apt-get dnf yum apk pacman zypper; do
         command -v "$name" >/dev/null && echo "$name" && return 0
@@ -39,7 +36,10 @@ install() {
             shift
             apk add "$@" || { apk update && apk add "$@"; }
             ;;
-        pacman) shift && pacman -Sy --noconfirm --needed "$@" ;;
+        pacman)
+            shift
+            pacman -S --noconfirm --needed "$@" || pacman -Sy --noconfirm --needed "$@"
+            ;;
         zypper) shift && zypper --non-interactive install --no-recommends "$@" ;;
     esac
 }

@@ -179,7 +179,10 @@ async fn a_probe_is_tried_again_and_at_last_told_with_its_hint() {
     let (mut session, probes) = (None, user_probes::of(&config).unwrap());
     let failures = user_probes::run(&probes, &login, &mut session, limits, &tell).await;
     assert_eq!(failures, ["probe docker: failed with exit code 4; see the log"]);
-    assert_eq!(told.recv().await, Some(Event::Step(Step::named("waiting for probe docker"))));
+    let step = Step::named("waiting for probe docker");
+    assert_eq!(told.recv().await, Some(Event::Step(step.clone())));
+    let detail = "failed with exit code 4".into();
+    assert_eq!(told.recv().await, Some(Event::Step(Step { detail, ..step })));
     assert_eq!(guest.connections(), 1);
 }
 

@@ -65,17 +65,24 @@ pub async fn run(
 ) -> Vec<String> {
     let mut failures = Vec::new();
     for probe in probes {
-        say(tell, Event::Step(Step::named(format!("waiting for probe {}", probe.description)))).await;
-        failures.extend(probe.wait(login, session, limits).await);
+        failures.extend(probe.wait(login, session, limits, tell).await);
     }
     failures
 }
 
 impl UserProbe {
     /// `None` once the script has succeeded; else why it did not.
-    async fn wait(&self, login: &Login, session: &mut Option<Session>, limits: Limits) -> Option<String> {
+    async fn wait(
+        &self,
+        login: &Login,
+        session: &mut Option<Session>,
+        limits: Limits,
+        tell: &mpsc::Sender<Event>,
+    ) -> Option<String> {
         let deadline = Instant::now() + limits.patience;
+        let mut step = Step::named(format!("waiting for probe {}", self.description));
         loop {
+            say(tell, Event::Step(step.clone())).await;
             let why = match self.attempt(login, session).await {
                 Ok(0) => return None,
                 Ok(code) => format!("failed with exit code {code}"),
@@ -85,6 +92,7 @@ impl UserProbe {
             if Instant::now() + limits.pause > deadline {
                 return Some(self.sentence(&why));
             }
+            step.detail = why;
             sleep(limits.pause).await;
         }
     }
