@@ -63,6 +63,24 @@ pub fn read(home: &Home, name: &str) -> Result<String> {
     Ok((*text).to_owned())
 }
 
+/// What a document is built upon: a template, or one of their parts in a directory or with a hidden name. `name` is a
+/// path within the templates; `.yaml` goes without saying.
+pub fn part(home: &Home, name: &str) -> Result<Vec<u8>> {
+    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\0');
+    if !name.split('/').all(plain) {
+        return Err(Error::invalid(format!("template {name:?}"), "is no valid name"));
+    }
+    // A number behind a dot is a version.
+    let ending = name.rsplit('/').next().and_then(|file| file.rsplit_once('.')).map(|(_, ending)| ending);
+    let ending = ending.filter(|ending| !ending.starts_with(|c: char| c.is_ascii_digit()));
+    let file = if ending.is_some() { name.to_owned() } else { format!("{name}{ENDING}") };
+    match crate::store::read_small(&home.path().join(TEMPLATES_DIR).join(file))? {
+        Some(bytes) => Ok(bytes),
+        None if is_name(name) => read(home, name).map(String::into_bytes),
+        None => Err(Error::Missing { what: format!("template {name:?}") }),
+    }
+}
+
 /// A single component that is not hidden.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(['.', '_']) && !name.contains(['/', '\0'])
@@ -119,6 +137,24 @@ mod tests {
         assert_eq!(user_templates(&home).unwrap().into_keys().collect::<Vec<_>>(), ["local", "own"]);
         assert_eq!(read(&home, "local").unwrap(), "cpus: 1\n");
         assert_eq!(read(&home, "own").unwrap(), "cpus: 2\n");
+    }
+
+    #[test]
+    fn parts_of_templates_may_be_hidden_or_in_directories() {
+        let (dir, home) =
+            home_with(&[("_part.yaml", "a"), ("x-24.04.yaml", "b"), ("local.yaml", "c"), ("run.sh", "d")]);
+        fs::create_dir(dir.path().join(TEMPLATES_DIR).join("_images")).unwrap();
+        fs::write(dir.path().join(TEMPLATES_DIR).join("_images/x.yaml"), "e").unwrap();
+        for (name, text) in
+            [("_part", "a"), ("x-24.04", "b"), ("local", "c"), ("run.sh", "d"), ("_images/x", "e"), ("local.yaml", "c")]
+        {
+            assert_eq!(part(&home, name).unwrap(), text.as_bytes(), "{name}");
+        }
+        assert_eq!(part(&home, "local-fast").unwrap(), EMBEDDED[1].1.as_bytes());
+        for name in ["../x", "/etc/passwd", "a/../b", "", "_images//x", ".hidden"] {
+            assert_eq!(part(&home, name).unwrap_err().errno(), libc::EINVAL, "{name:?}");
+        }
+        assert_eq!(part(&home, "_images/y").unwrap_err().to_string(), "template \"_images/y\" does not exist");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod copy;
 mod digest;
 mod download;
 mod meter;
+mod text;
 mod unpack;
 
 use std::fs::File as Data;
@@ -23,6 +24,8 @@ use reqwest::Url;
 use crate::error::{Error, Result};
 use digest::Expected;
 use meter::Meter;
+
+pub use text::{fetch_text, verify_text};
 
 /// How far a fetch is.
 #[derive(Debug, Clone, PartialEq)]
