@@ -40,6 +40,8 @@ pub const USER_KEY: &str = "user";
 /// In [`CONFIG_DIR`]: below and above every instance's lima.yaml.
 pub const DEFAULT_YAML: &str = "default.yaml";
 pub const OVERRIDE_YAML: &str = "override.yaml";
+/// In [`CONFIG_DIR`]: what every new instance is built upon.
+pub const BASE_YAML: &str = "base.yaml";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::ino::{Key, Target};
 use super::node::Command;
 use super::snapshot::{Definition, Live, Snapshot};
-use super::{Attr, View};
+use super::{Attr, View, bases};
 use crate::config::Context;
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
@@ -43,13 +43,15 @@ impl View {
     /// Makes `bytes` the instance's lima.yaml, or leaves the old one and says why.
     pub(super) async fn define(&self, key: Key, bytes: Vec<u8>) -> Result<()> {
         let snapshot = self.snapshot(key)?;
-        let text = bytes.clone();
-        let done = blocking(move || {
-            check_definition(&snapshot, &text)?;
-            store::define(&snapshot.dir, &text)
-        })
-        .await;
-        match done {
+        let done = async {
+            let text = bases::embedded(&self.0.home, &snapshot, bytes).await?;
+            blocking(move || {
+                check_definition(&snapshot, &text)?;
+                store::define(&snapshot.dir, &text)
+            })
+            .await
+        };
+        match done.await {
             Ok(()) => {
                 self.changed(key, |snapshot| {
                     snapshot.refusal = None;
@@ -292,7 +294,7 @@ async fn take_lock(snapshot: &Snapshot) -> Result<Lock> {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(Error::failed("disk", error)),

@@ -4,6 +4,7 @@
 mod common;
 
 mod announce;
+mod bases;
 mod daemon;
 mod documents;
 mod lifecycle;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let mut all = vec![];
     all.extend(names::cases());
     all.extend(documents::cases());
+    all.extend(bases::cases());
     all.extend(scratch::cases());
     all.extend(lifecycle::cases());
     all.extend(semantics::cases());

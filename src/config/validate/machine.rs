@@ -18,7 +18,10 @@ pub fn check(config: &Config, faults: &mut Remarks) {
     versions(config, faults);
     options(config, faults);
     if config.base.as_ref().is_some_and(|base| !base.is_empty()) {
-        faults.say("base", "base must be empty, limafs cannot build upon other documents yet");
+        faults.say(
+            "base",
+            "base must be empty in a stored document; write it through the tree, which merges what it names",
+        );
         // They may well be in the base.
         if config.images.as_ref().is_none_or(|images| images.is_empty()) {
             faults.close_in(Layer::Written, "images".into());

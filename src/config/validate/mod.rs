@@ -9,7 +9,7 @@ mod mounts;
 mod networks;
 mod params;
 mod scripts;
-mod version;
+pub mod version;
 
 use limafs_driver::Config;
 

@@ -95,10 +95,13 @@ fn check_probe(field: &str, probe: &Probe, faults: &mut Remarks) {
 fn embedded(faults: &mut Remarks, field: &str, file: &Option<Locator>) {
     let Some(Locator { url, digest }) = file else { return };
     if !url.is_empty() {
-        faults.add(format!("{field}.file.url"), "must be empty, the file cannot be embedded yet");
+        faults.add(
+            format!("{field}.file.url"),
+            "must be empty in a stored document; write it through the tree, which puts the file in its place",
+        );
     }
-    if digest.is_some() {
-        faults.add(format!("{field}.file.digest"), "digests of embedded files are not supported yet");
+    if url.is_empty() && digest.is_some() {
+        faults.add(format!("{field}.file.digest"), "makes no sense without the url of a file");
     }
 }
 

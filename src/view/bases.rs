@@ -1,0 +1,68 @@
+//! What a document is built upon, gathered when it is defined: read from this host or downloaded.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::commands::blocking;
+use super::snapshot::{Definition, Snapshot};
+use crate::config::embed::{self, Library, Place, Request, Step};
+use crate::error::{Error, Result};
+use crate::names::{BASE_YAML, Home};
+use crate::{images, store, templates};
+
+/// For all of them together: whoever writes the document waits in close(2), whose answer has a deadline too, but no sentence.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// The document that stands alone, as it is to be stored.
+pub async fn embedded(home: &Home, snapshot: &Snapshot, text: Vec<u8>) -> Result<Vec<u8>> {
+    let gathered = tokio::time::timeout(DEADLINE, gather(home, snapshot, text)).await;
+    gathered.unwrap_or_else(|_| {
+        Err(Error::Timeout { what: "fetching what lima.yaml is built upon".into(), seconds: DEADLINE.as_secs() })
+    })
+}
+
+async fn gather(home: &Home, snapshot: &Snapshot, text: Vec<u8>) -> Result<Vec<u8>> {
+    let user = snapshot.host.user.home.clone();
+    let is_new = matches!(snapshot.definition, Definition::Draft);
+    let first = if is_new { first(home).await? } else { None };
+    let mut library = Library::new();
+    loop {
+        let (text, user, first, known) = (text.clone(), user.clone(), first.clone(), library.clone());
+        match blocking(move || embed::embed(&text, first.as_deref(), &user, &known)).await? {
+            Step::Done(text) => return Ok(text),
+            Step::Fetch(request) => {
+                let bytes = fetch(home, &request).await?;
+                library.insert(request, bytes);
+            }
+        }
+    }
+}
+
+/// The home's own base, for an instance that is made now. A later document has it in itself.
+async fn first(home: &Home) -> Result<Option<PathBuf>> {
+    let base = home.config(BASE_YAML);
+    blocking(move || Ok(base.exists().then_some(base))).await
+}
+
+async fn fetch(home: &Home, request: &Request) -> Result<Vec<u8>> {
+    let bytes = match request.place.clone() {
+        Place::Url(url) => images::fetch_text(&url, embed::MOST_BYTES).await,
+        Place::Path(path) => {
+            let what = path.display().to_string();
+            blocking(move || store::read_small(&path)?.ok_or(Error::Missing { what })).await
+        }
+        Place::Template(name) => {
+            let home = home.clone();
+            blocking(move || templates::part(&home, &name)).await
+        }
+    };
+    // What does not exist is the document's fault, not the absence of what was written to.
+    let bytes = bytes.map_err(|error| match error {
+        Error::Missing { what } => Error::invalid("lima.yaml", format!("{what} does not exist")),
+        error => error,
+    })?;
+    if let Some(digest) = &request.digest {
+        images::verify_text(&request.to_string(), &bytes, digest)?;
+    }
+    Ok(bytes)
+}
