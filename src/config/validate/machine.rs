@@ -3,7 +3,7 @@
 use limafs_driver::Config;
 
 use super::version::{LIMA, Version};
-use super::{identifier, one_of, text};
+use super::{identifier, one_line, one_of, text};
 use crate::config::layers::Layer;
 use crate::config::remarks::Remarks;
 use crate::config::size;
@@ -15,8 +15,7 @@ const MOST_CPUS: i64 = 4096;
 const TPM_ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "riscv64"];
 
 pub fn check(config: &Config, faults: &mut Remarks) {
-    versions(config, faults);
-    options(config, faults);
+    version(config, faults);
     if config.base.as_ref().is_some_and(|base| !base.is_empty()) {
         faults.say(
             "base",
@@ -46,6 +45,11 @@ pub fn check(config: &Config, faults: &mut Remarks) {
     }
     for (index, disk) in config.additional_disks.iter().flatten().enumerate() {
         identifier(faults, format!("additionalDisks[{index}].name"), &disk.name);
+        // Both are words of a command in the guest.
+        one_line(faults, &format!("additionalDisks[{index}].fsType"), text(&disk.fs_type));
+        for argument in disk.fs_args.iter().flatten() {
+            one_line(faults, &format!("additionalDisks[{index}].fsArgs"), argument);
+        }
     }
     if config.tpm == Some(true) && !TPM_ARCHS.contains(&arch) {
         faults.add("tpm", format!("not supported for arch {arch}"));
@@ -54,30 +58,13 @@ pub fn check(config: &Config, faults: &mut Remarks) {
     one_of(faults, "audio.interface", interface.filter(|word| !word.is_empty()), &["hda", "virtio"]);
 }
 
-/// Drivers expect maps, and so does whoever merges documents.
-fn options(config: &Config, faults: &mut Remarks) {
-    let of_drivers = config.vm_opts.iter().flatten().map(|option| ("vmOpts", option));
-    let of_systems = config.os_opts.iter().flatten().map(|option| ("osOpts", option));
-    for (field, (name, value)) in of_drivers.chain(of_systems) {
-        if !value.is_object() && !value.is_null() {
-            faults.add(format!("{field}.{name}"), "expected a map");
+fn version(config: &Config, faults: &mut Remarks) {
+    let Some(minimum) = &config.minimum_lima_version else { return };
+    match Version::parse(minimum) {
+        None => faults.add("minimumLimaVersion", format!("must be a semver value such as 2.0.0, not {minimum:?}")),
+        Some(version) if version > LIMA => {
+            faults.add("minimumLimaVersion", format!("requires Lima {version}, limafs does what Lima {LIMA} does"));
         }
-    }
-}
-
-fn versions(config: &Config, faults: &mut Remarks) {
-    if let Some(minimum) = &config.minimum_lima_version {
-        match Version::parse(minimum) {
-            None => faults.add("minimumLimaVersion", format!("must be a semver value such as 2.0.0, not {minimum:?}")),
-            Some(version) if version > LIMA => {
-                faults.add("minimumLimaVersion", format!("requires Lima {version}, limafs does what Lima {LIMA} does"));
-            }
-            Some(_) => {}
-        }
-    }
-    let options = config.vm_opts.as_ref().and_then(|options| options.get("qemu"));
-    let minimum = options.and_then(|qemu| qemu.get("minimumVersion")).filter(|value| !value.is_null());
-    if let Some(minimum) = minimum.filter(|value| value.as_str().and_then(Version::parse).is_none()) {
-        faults.add("vmOpts.qemu.minimumVersion", format!("must be a semver value such as 8.2.1, not {minimum}"));
+        Some(_) => {}
     }
 }
