@@ -7,7 +7,7 @@ use super::commands::blocking;
 use super::snapshot::{Definition, Snapshot};
 use crate::config::embed::{self, Library, Place, Request, Step};
 use crate::error::{Error, Result};
-use crate::names::{BASE_YAML, Home};
+use crate::names::{BASE_YAML, Home, LIMA_YAML};
 use crate::{images, store, templates};
 
 /// For all of them together: whoever writes the document waits in close(2), whose answer has a deadline too, but no sentence.
@@ -19,6 +19,18 @@ pub async fn embedded(home: &Home, snapshot: &Snapshot, text: Vec<u8>) -> Result
     gathered.unwrap_or_else(|_| {
         Err(Error::Timeout { what: "fetching what lima.yaml is built upon".into(), seconds: DEADLINE.as_secs() })
     })
+}
+
+/// The faults of a document that its writer has never seen: lines and columns of it would only mislead.
+pub fn without_places(error: Error) -> Error {
+    let Error::Document(faults) = error else { return error };
+    let told = |fault: String| match fault.split_once(": line ") {
+        Some((file, behind)) if file.ends_with(LIMA_YAML) => {
+            format!("{file}: {}", behind.split_once(": ").map_or(behind, |(_, sentence)| sentence))
+        }
+        _ => fault,
+    };
+    Error::Document(faults.into_iter().map(told).collect())
 }
 
 async fn gather(home: &Home, snapshot: &Snapshot, text: Vec<u8>) -> Result<Vec<u8>> {
@@ -65,4 +77,27 @@ async fn fetch(home: &Home, request: &Request) -> Result<Vec<u8>> {
         images::verify_text(&request.to_string(), &bytes, digest)?;
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_other_files_keep_their_places() {
+        let faults = [
+            "lima.yaml: line 3, column 1: memory: invalid size \"a: line b\"",
+            "lima.yaml: images must be set",
+            "_config/override.yaml: line 1, column 1: cpus: must be from 1 to 4096",
+            "warning: lima.yaml: line 2, column 1: cpu: unknown key",
+        ];
+        let told = without_places(Error::Document(faults.map(str::to_owned).into())).to_string();
+        let expected = [
+            "lima.yaml: memory: invalid size \"a: line b\"",
+            "lima.yaml: images must be set",
+            "_config/override.yaml: line 1, column 1: cpus: must be from 1 to 4096",
+            "warning: lima.yaml: cpu: unknown key",
+        ];
+        assert_eq!(told, expected.join("\n"));
+    }
 }

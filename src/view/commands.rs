@@ -44,9 +44,10 @@ impl View {
     pub(super) async fn define(&self, key: Key, bytes: Vec<u8>) -> Result<()> {
         let snapshot = self.snapshot(key)?;
         let done = async {
-            let text = bases::embedded(&self.0.home, &snapshot, bytes).await?;
+            let text = bases::embedded(&self.0.home, &snapshot, bytes.clone()).await?;
             blocking(move || {
-                check_definition(&snapshot, &text)?;
+                let checked = check_definition(&snapshot, &text);
+                checked.map_err(|error| if text == bytes { error } else { bases::without_places(error) })?;
                 store::define(&snapshot.dir, &text)
             })
             .await

@@ -59,6 +59,9 @@ fn d14_a_loop_of_bases_is_refused_and_named() -> Outcome {
     let error = fleet.read("foo/error");
     ensure!(error.contains("base: loop: template:a -> template:b -> template:a"), "{error}");
     same!(fleet.read("foo/lima.yaml"), FAKE);
+    fs::write(fleet.home.join("_templates/a.yaml"), "memory: lots\n")?;
+    ensure!(fleet.sh("cp ~/loop.yaml foo/lima.yaml")?.code != 0, "a bad base was accepted");
+    same!(fleet.read("foo/error").trim_end(), "lima.yaml: memory: invalid size \"lots\" (such as 4GiB)");
     Ok(())
 }
 
