@@ -13,9 +13,18 @@ use crate::{images, store, templates};
 /// For all of them together: whoever writes the document waits in close(2), whose answer has a deadline too, but no sentence.
 const DEADLINE: Duration = Duration::from_secs(8);
 
+/// Whether anything may be downloaded meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// close(2) holds nobody else up.
+    Waits,
+    /// rename(2): the kernel holds the directory.
+    Hurries,
+}
+
 /// The document that stands alone, as it is to be stored.
-pub async fn embedded(home: &Home, snapshot: &Snapshot, text: Vec<u8>) -> Result<Vec<u8>> {
-    let gathered = tokio::time::timeout(DEADLINE, gather(home, snapshot, text)).await;
+pub async fn embedded(home: &Home, snapshot: &Snapshot, text: Vec<u8>, patience: Patience) -> Result<Vec<u8>> {
+    let gathered = tokio::time::timeout(DEADLINE, gather(home, snapshot, text, patience)).await;
     gathered.unwrap_or_else(|_| {
         Err(Error::Timeout { what: "fetching what lima.yaml is built upon".into(), seconds: DEADLINE.as_secs() })
     })
@@ -33,7 +42,7 @@ pub fn without_places(error: Error) -> Error {
     Error::Document(faults.into_iter().map(told).collect())
 }
 
-async fn gather(home: &Home, snapshot: &Snapshot, text: Vec<u8>) -> Result<Vec<u8>> {
+async fn gather(home: &Home, snapshot: &Snapshot, text: Vec<u8>, patience: Patience) -> Result<Vec<u8>> {
     let user = snapshot.host.user.home.clone();
     let is_new = matches!(snapshot.definition, Definition::Draft);
     let first = if is_new { first(home).await? } else { None };
@@ -42,6 +51,10 @@ async fn gather(home: &Home, snapshot: &Snapshot, text: Vec<u8>) -> Result<Vec<u
         let (text, user, first, known) = (text.clone(), user.clone(), first.clone(), library.clone());
         match blocking(move || embed::embed(&text, first.as_deref(), &user, &known)).await? {
             Step::Done(text) => return Ok(text),
+            Step::Fetch(Request { place: Place::Url(url), .. }) if patience == Patience::Hurries => {
+                let why = format!("{url} is to be downloaded, for which a rename cannot wait; use cp or > instead");
+                return Err(Error::invalid(LIMA_YAML, why));
+            }
             Step::Fetch(request) => {
                 let bytes = fetch(home, &request).await?;
                 library.insert(request, bytes);

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::bases::{self, Patience};
 use super::ino::{Key, Target};
 use super::node::Command;
 use super::snapshot::{Definition, Live, Snapshot};
-use super::{Attr, View, bases};
+use super::{Attr, View};
 use crate::config::Context;
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
@@ -41,10 +42,10 @@ impl View {
     }
 
     /// Makes `bytes` the instance's lima.yaml, or leaves the old one and says why.
-    pub(super) async fn define(&self, key: Key, bytes: Vec<u8>) -> Result<()> {
+    pub(super) async fn define(&self, key: Key, bytes: Vec<u8>, patience: Patience) -> Result<()> {
         let snapshot = self.snapshot(key)?;
         let done = async {
-            let text = bases::embedded(&self.0.home, &snapshot, bytes.clone()).await?;
+            let text = bases::embedded(&self.0.home, &snapshot, bytes.clone(), patience).await?;
             blocking(move || {
                 let checked = check_definition(&snapshot, &text);
                 checked.map_err(|error| if text == bytes { error } else { bases::without_places(error) })?;

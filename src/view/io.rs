@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::bases::Patience;
 use super::handle::{Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
 use super::ino::{Ino, Key, Target};
 use super::node::{Body, Command, NodeId, RootBody};
@@ -256,7 +257,7 @@ impl View {
             return Err(error).into();
         }
         let view = self.clone();
-        Outcome::later(async move { view.define(key, bytes).await })
+        Outcome::later(async move { view.define(key, bytes, Patience::Waits).await })
     }
 
     pub fn release(&self, fh: Fh) {

@@ -11,6 +11,7 @@ pub fn cases() -> Vec<Case> {
         d18_a_document_is_stored_with_all_that_it_is_built_upon,
         d14_a_loop_of_bases_is_refused_and_named,
         d16_a_base_must_have_its_digest,
+        a_rename_never_waits_for_the_network,
         the_homes_base_is_for_new_instances_alone,
         d19_what_the_home_puts_above_and_below_is_in_effect_at_once,
         a_fault_above_a_document_names_its_file,
@@ -77,6 +78,21 @@ fn d16_a_base_must_have_its_digest() -> Outcome {
     fleet.ok(
         "d=$(sha256sum ~/.lima/_templates/a.yaml | cut -d' ' -f1); sed \"s/0\\{64\\}/$d/\" ~/bad.yaml > foo/lima.yaml",
     )?;
+    same!(fleet.read("foo/lima.yaml"), format!("{FAKE}cpus: 1\n"));
+    Ok(())
+}
+
+fn a_rename_never_waits_for_the_network() -> Outcome {
+    let fleet = with_files(&[("_templates/a.yaml", "cpus: 1\n")])?;
+    fleet.create("foo", FAKE)?;
+    // Nobody is asked at that address, or this would take long.
+    fs::write(fleet.root().join("far.yaml"), format!("base: https://192.0.2.1/x\n{FAKE}"))?;
+    fs::write(fleet.root().join("near.yaml"), format!("base: template:a\n{FAKE}"))?;
+    let ran = fleet.sh_within("cp ~/far.yaml foo/lima.yaml.new && mv foo/lima.yaml.new foo/lima.yaml", secs(5))?;
+    ensure!(ran.code != 0, "the rename was accepted");
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("https://192.0.2.1/x is to be downloaded, for which a rename cannot wait"), "{error}");
+    fleet.ok("cp ~/near.yaml foo/lima.yaml.new && mv foo/lima.yaml.new foo/lima.yaml")?;
     same!(fleet.read("foo/lima.yaml"), format!("{FAKE}cpus: 1\n"));
     Ok(())
 }
