@@ -47,6 +47,8 @@ pub const DISKS_DIR: &str = "_disks";
 pub const DATA_DISK: &str = "datadisk";
 /// In the directory of an additional disk: symlink to the instance that has it.
 pub const IN_USE_BY: &str = "in_use_by";
+/// In [`CONFIG_DIR`]: what every new instance is built upon.
+pub const BASE_YAML: &str = "base.yaml";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";

@@ -113,6 +113,23 @@ pub fn read(home: &Home, name: &str) -> Result<String> {
     Ok((*text).to_owned())
 }
 
+/// What a document is built upon: a template, or one of their parts in a directory or with a hidden name. `name` is a
+/// path within the templates; `.yaml` goes without saying.
+pub fn part(home: &Home, name: &str) -> Result<Vec<u8>> {
+    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\0');
+    if !name.split('/').all(plain) {
+        return Err(Error::invalid(format!("template {name:?}"), "is no valid name"));
+    }
+    // A number behind a dot is a version.
+    let ending = name.rsplit('/').next().and_then(|file| file.rsplit_once('.')).map(|(_, ending)| ending);
+    let ending = ending.filter(|ending| !ending.starts_with(|c: char| c.is_ascii_digit()));
+    let file = if ending.is_some() { name.to_owned() } else { format!("{name}{ENDING}") };
+    match crate::store::read_small(&home.path().join(TEMPLATES_DIR).join(file))? {
+        Some(bytes) => Ok(bytes),
+        None => read(home, name).map(String::into_bytes),
+    }
+}
+
 fn read_own(path: &Path, size: u64) -> Result<String> {
     if size > SIZE_MAX {
         return Err(Error::TooBig { what: path.display().to_string(), limit: SIZE_MAX as usize });

@@ -1,7 +1,8 @@
-//! lima.yaml: parse, fill, validate, expand. Pure: text and values in, values and faults out; opens no file, knows no tokio.
+//! lima.yaml: parse, embed, merge, fill, validate, expand. Pure: text and values in, values and faults out; opens no file, knows no tokio.
 
 mod deprecated;
 pub mod edit;
+pub mod embed;
 mod expand;
 mod fill;
 mod layers;

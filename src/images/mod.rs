@@ -15,6 +15,7 @@ mod http;
 mod meter;
 mod part;
 pub mod shelf;
+mod text;
 mod unpack;
 
 use std::fs::File as Data;
@@ -27,6 +28,8 @@ use reqwest::Url;
 use crate::error::{Error, Result};
 use digest::Expected;
 use meter::Meter;
+
+pub use text::{fetch_text, verify_text};
 
 /// How far a fetch is.
 #[derive(Debug, Clone, PartialEq)]

@@ -183,3 +183,20 @@ fn the_users_are_made_replaced_renamed_and_removed() {
         assert_eq!(define(&home, file, b"").unwrap_err().errno(), libc::EINVAL, "{file}");
     }
 }
+
+#[test]
+fn parts_of_templates_may_be_hidden_or_in_directories() {
+    let (dir, home) = home_with(&[("_part.yaml", "a"), ("x-24.04.yaml", "b"), ("local.yaml", "c"), ("run.sh", "d")]);
+    fs::create_dir(dir.path().join(TEMPLATES_DIR).join("_images")).unwrap();
+    fs::write(dir.path().join(TEMPLATES_DIR).join("_images/x.yaml"), "e").unwrap();
+    for (name, text) in
+        [("_part", "a"), ("x-24.04", "b"), ("local", "c"), ("run.sh", "d"), ("_images/x", "e"), ("local.yaml", "c")]
+    {
+        assert_eq!(part(&home, name).unwrap(), text.as_bytes(), "{name}");
+    }
+    assert_eq!(part(&home, "local-fast").unwrap(), read(&home, "local-fast").unwrap().as_bytes());
+    for name in ["../x", "/etc/passwd", "a/../b", "", "_images//x", ".hidden"] {
+        assert_eq!(part(&home, name).unwrap_err().errno(), libc::EINVAL, "{name:?}");
+    }
+    assert_eq!(part(&home, "_images/y").unwrap_err().to_string(), "template \"_images/y\" does not exist");
+}

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use super::bases::{self, Patience};
 use super::ino::{Key, Target};
 use super::node::Command;
 use super::snapshot::{Definition, Live, Snapshot};
@@ -45,8 +46,19 @@ impl View {
     }
 
     /// Makes `bytes` the instance's lima.yaml, or leaves the old one and says why.
-    pub(super) async fn define(&self, key: Key, bytes: Vec<u8>) -> Result<()> {
-        self.redefine(key, move |_| Ok(bytes)).await
+    pub(super) async fn define(&self, key: Key, bytes: Vec<u8>, patience: Patience) -> Result<()> {
+        let snapshot = self.snapshot(key)?;
+        let embedded = bases::embedded(&self.0.home, &snapshot, bytes.clone(), patience).await;
+        self.redefine(key, move |snapshot| {
+            let text = embedded?;
+            // Places in what nobody has seen help nobody.
+            match check_definition(snapshot, &text) {
+                Err(error) if text != bytes => Err(bases::without_places(error)),
+                Err(error) => Err(error),
+                Ok(()) => Ok(text),
+            }
+        })
+        .await
     }
 
     /// The same for a document that is made of the present one.
@@ -56,7 +68,6 @@ impl View {
             // Two edits at once must both count.
             let _turn = DEFINING.lock();
             let text = edit(&snapshot)?;
-            check_definition(&snapshot, &text)?;
             store::define(&snapshot.dir, &text)
         })
         .await;
@@ -289,7 +300,9 @@ fn edited(snapshot: &Snapshot, field: &str, value: &str) -> Result<Vec<u8>> {
         return Err(Error::busy(field, format!("{} has no lima.yaml yet", snapshot.name)));
     };
     let text = std::str::from_utf8(&bytes).map_err(|_| Error::invalid(names::LIMA_YAML, "is not UTF-8"))?;
-    config::edit::set(text, field, value).map(String::into_bytes)
+    let text = config::edit::set(text, field, value)?.into_bytes();
+    check_definition(snapshot, &text)?;
+    Ok(text)
 }
 
 /// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.

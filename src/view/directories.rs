@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::bases::Patience;
 use super::handle::Open;
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
@@ -176,7 +177,7 @@ impl View {
         };
         let (view, from) = (self.clone(), from.to_owned());
         Outcome::later(async move {
-            view.define(key, bytes).await?;
+            view.define(key, bytes, Patience::Hurries).await?;
             view.0.tree.lock().instance_mut(key)?.scratch.remove(&from)
         })
     }

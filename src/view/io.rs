@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::bases::Patience;
 use super::disks::DiskFile;
 use super::handle::{Document, Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
 use super::ino::{Ino, Key, Target};
@@ -281,7 +282,7 @@ impl View {
         let view = self.clone();
         Outcome::later(async move {
             match document {
-                Document::Definition(key) => view.define(key, bytes).await,
+                Document::Definition(key) => view.define(key, bytes, Patience::Waits).await,
                 Document::Template(name) => view.define_template(name, bytes).await,
             }
         })

@@ -10,6 +10,7 @@
 
 mod announce;
 mod attr;
+mod bases;
 mod commands;
 mod directories;
 mod disks;

@@ -16,7 +16,7 @@ use super::ino::{Key, Target};
 use super::node::{Body, NodeId};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
-use crate::names::{self, Name};
+use crate::names::{self, Home, Name};
 use crate::store;
 
 /// Events are taken in batches at least this far apart, or a chatty console would keep us busy.
@@ -25,6 +25,8 @@ const REST: Duration = Duration::from_millis(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watched {
     Home,
+    /// What applies to every instance.
+    Config,
     /// The root's events.
     Events,
     /// The user's templates.
@@ -49,6 +51,7 @@ impl Watch {
         let watch = Self { watches: Mutex::new(inotify.watches()), what: Arc::default() };
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::ONLYDIR;
         watch.add(&home, mask, Watched::Home).map_err(Error::io(&home))?;
+        watch.add_config(&view.0.home);
         let events = view.0.home.ours(names::ROOT_EVENTS);
         // The file appears with the first event; until then there is nothing to announce.
         let _ = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&events);
@@ -59,6 +62,12 @@ impl Watch {
             .spawn(move || watch_for_ever(&view, inotify, &what))
             .map_err(Error::io("thread"))?;
         Ok(watch)
+    }
+
+    /// The directory need not be there; one that comes is seen in the home.
+    fn add_config(&self, home: &Home) {
+        let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ONLYDIR;
+        let _ = self.add(&home.config(""), mask, Watched::Config);
     }
 
     fn add(&self, path: &Path, mask: WatchMask, what: Watched) -> std::io::Result<()> {
@@ -156,6 +165,7 @@ impl View {
 struct Batch {
     home: bool,
     disks: bool,
+    config: bool,
     events: bool,
     templates: bool,
     instances: HashSet<Key>,
@@ -169,11 +179,16 @@ impl Batch {
         match what {
             Watched::Home => match name.and_then(OsStr::to_str) {
                 Some(names::TEMPLATES_DIR) => self.templates = true,
+                Some(names::CONFIG_DIR) => self.config = true,
                 name => {
                     self.home = true;
                     self.disks |= name == Some(names::DISKS_DIR);
                 }
             },
+            Watched::Config => {
+                let layers = [names::DEFAULT_YAML, names::OVERRIDE_YAML];
+                self.config |= layers.into_iter().any(|layer| name == Some(OsStr::new(layer)));
+            }
             Watched::Disks => self.disks = true,
             Watched::Templates => self.templates = true,
             Watched::Events => self.events = true,
@@ -213,7 +228,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
         let mut batch = Batch::default();
         for event in events {
             if event.mask.contains(EventMask::Q_OVERFLOW) {
-                (batch.home, batch.disks, batch.templates) = (true, true, true);
+                (batch.home, batch.disks, batch.templates, batch.config) = (true, true, true, true);
                 batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
                 continue;
             }
@@ -230,12 +245,16 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
 }
 
 impl View {
-    fn take_batch(&self, batch: Batch) {
+    fn take_batch(&self, mut batch: Batch) {
         if batch.home {
             self.home_changed();
         }
         if batch.disks {
             self.reread_disks();
+        }
+        if batch.config {
+            self.0.fleet.watch.get().into_iter().for_each(|watch| watch.add_config(&self.0.home));
+            batch.instances.extend(self.0.tree.lock().names().map(|(_, key)| key));
         }
         if batch.events {
             let id = super::node::ROOT_EVENTS;

@@ -4,6 +4,7 @@
 mod common;
 
 mod announce;
+mod bases;
 mod daemon;
 mod disks;
 mod documents;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let mut all = vec![];
     all.extend(names::cases());
     all.extend(documents::cases());
+    all.extend(bases::cases());
     all.extend(scratch::cases());
     all.extend(knobs::cases());
     all.extend(lifecycle::cases());

@@ -299,7 +299,10 @@ fn b34_a_tpm_needs_its_processor() {
 #[test]
 fn b35_a_base_is_never_stored() {
     let fault = load_text("base: template:default").unwrap_err().to_string();
-    assert_eq!(fault, "line 1, column 1: base must be empty, limafs cannot build upon other documents yet");
+    assert_eq!(
+        fault,
+        "line 1, column 1: base must be empty in a stored document; write it through the tree, which merges what it names"
+    );
     assert_refused("base: [{url: a}, b]", &["base must be empty"]);
     accepted("base: []");
 }

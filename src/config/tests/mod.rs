@@ -74,6 +74,7 @@ fn b01_an_empty_document_has_no_images() {
 mod cases;
 mod documents;
 mod filling;
+mod gaps;
 mod hostile;
 mod layered;
 mod merging;

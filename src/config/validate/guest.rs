@@ -1,10 +1,12 @@
 //! The guest: its user, name resolution, environment.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use limafs_driver::{Config, User};
 
 use super::{one_line, text};
+use crate::config::expand_path;
 use crate::config::remarks::Remarks;
 
 pub fn check(config: &Config, faults: &mut Remarks) {
@@ -22,6 +24,19 @@ pub fn check(config: &Config, faults: &mut Remarks) {
     for name in config.env.iter().flat_map(|env| env.keys()) {
         if name.is_empty() || name.contains(|c: char| c == '=' || c.is_whitespace() || c.is_control()) {
             faults.add(format!("env.{}", name.escape_debug()), "not a name of an environment variable");
+        }
+    }
+    for (name, target) in config.host_resolver.iter().flat_map(|resolver| resolver.hosts.iter().flatten()) {
+        let is_host = |word: &str| !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control());
+        if !is_host(name) || !is_host(target) {
+            let why = format!("must be an IP address or another name, not {target:?}");
+            faults.add(format!("hostResolver.hosts.{}", name.escape_debug()), why);
+        }
+    }
+    for (index, file) in config.ca_certs.iter().flat_map(|certs| certs.files.iter().flatten()).enumerate() {
+        // Lima takes a relative path as its caller's; a file tree has no caller's directory.
+        if expand_path(file, Path::new("/")).is_none() {
+            faults.add(format!("caCerts.files[{index}]"), format!("invalid local file path {file:?} (absolute or ~/)"));
         }
     }
     one_line(faults, "timezone", text(&config.timezone));

@@ -17,10 +17,12 @@ const MOST_CPUS: i64 = 4096;
 const TPM_ARCHS: &[&str] = &["x86_64", "aarch64", "armv7l", "riscv64"];
 
 pub fn check(config: &Config, faults: &mut Remarks) {
-    versions(config, faults);
-    options(config, faults);
+    version(config, faults);
     if config.base.as_ref().is_some_and(|base| !base.is_empty()) {
-        faults.say("base", "base must be empty, limafs cannot build upon other documents yet");
+        faults.say(
+            "base",
+            "base must be empty in a stored document; write it through the tree, which merges what it names",
+        );
         // They may well be in the base.
         if config.images.as_ref().is_none_or(|images| images.is_empty()) {
             faults.close_in(Layer::Written, "images".into());
@@ -73,30 +75,13 @@ fn disks(config: &Config, faults: &mut Remarks) {
     }
 }
 
-/// Drivers expect maps, and so does whoever merges documents.
-fn options(config: &Config, faults: &mut Remarks) {
-    let of_drivers = config.vm_opts.iter().flatten().map(|option| ("vmOpts", option));
-    let of_systems = config.os_opts.iter().flatten().map(|option| ("osOpts", option));
-    for (field, (name, value)) in of_drivers.chain(of_systems) {
-        if !value.is_object() && !value.is_null() {
-            faults.add(format!("{field}.{name}"), "expected a map");
+fn version(config: &Config, faults: &mut Remarks) {
+    let Some(minimum) = &config.minimum_lima_version else { return };
+    match Version::parse(minimum) {
+        None => faults.add("minimumLimaVersion", format!("must be a semver value such as 2.0.0, not {minimum:?}")),
+        Some(version) if version > LIMA => {
+            faults.add("minimumLimaVersion", format!("requires Lima {version}, limafs does what Lima {LIMA} does"));
         }
-    }
-}
-
-fn versions(config: &Config, faults: &mut Remarks) {
-    if let Some(minimum) = &config.minimum_lima_version {
-        match Version::parse(minimum) {
-            None => faults.add("minimumLimaVersion", format!("must be a semver value such as 2.0.0, not {minimum:?}")),
-            Some(version) if version > LIMA => {
-                faults.add("minimumLimaVersion", format!("requires Lima {version}, limafs does what Lima {LIMA} does"));
-            }
-            Some(_) => {}
-        }
-    }
-    let options = config.vm_opts.as_ref().and_then(|options| options.get("qemu"));
-    let minimum = options.and_then(|qemu| qemu.get("minimumVersion")).filter(|value| !value.is_null());
-    if let Some(minimum) = minimum.filter(|value| value.as_str().and_then(Version::parse).is_none()) {
-        faults.add("vmOpts.qemu.minimumVersion", format!("must be a semver value such as 8.2.1, not {minimum}"));
+        Some(_) => {}
     }
 }

@@ -7,9 +7,10 @@ mod images;
 mod machine;
 mod mounts;
 mod networks;
+mod options;
 mod params;
 mod scripts;
-mod version;
+pub mod version;
 
 use limafs_driver::Config;
 
@@ -17,7 +18,9 @@ use super::remarks::Remarks;
 
 /// Adds what is wrong with `filled`. `written` is the instance's own document before variables were expanded.
 pub fn validate(written: &Config, filled: &Config, faults: &mut Remarks, warnings: &mut Remarks) {
-    for rules in [machine::check, images::check, mounts::check, scripts::check, forwards::check, networks::check] {
+    for rules in
+        [machine::check, options::check, images::check, mounts::check, scripts::check, forwards::check, networks::check]
+    {
         rules(filled, faults);
     }
     guest::check(filled, faults);

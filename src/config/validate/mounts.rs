@@ -9,7 +9,7 @@ use crate::config::remarks::Remarks;
 use crate::config::size;
 use crate::config::size::clean;
 
-const TYPES: &[&str] = &["reverse-sshfs", "9p", "virtiofs", "wsl2"];
+pub const TYPES: &[&str] = &["reverse-sshfs", "9p", "virtiofs", "wsl2"];
 
 /// Where a mount would hide the guest's own system.
 const SYSTEM_PATHS: [&str; 10] = ["/", "/bin", "/dev", "/etc", "/home", "/opt", "/sbin", "/tmp", "/usr", "/var"];

@@ -8,6 +8,9 @@ use crate::config::remarks::Remarks;
 const MODES: &[&str] = &["system", "user", "boot", "dependency", "data", "yq", "ansible"];
 const FORMATS: &[&str] = &["auto", "csv", "ini", "json", "props", "tsv", "toml", "xml", "yaml"];
 
+/// Operators of yq that reach beyond the document.
+const DISABLED: &[&str] = &["env", "strenv", "envsubst", "load", "loadstr", "system"];
+
 pub fn check(config: &Config, faults: &mut Remarks) {
     for (index, provision) in config.provision.iter().flatten().enumerate() {
         check_provision(&format!("provision[{index}]"), provision, faults);
@@ -38,9 +41,7 @@ fn check_provision(field: &str, provision: &Provision, faults: &mut Remarks) {
         "data" => placed(field, provision, faults),
         "yq" => {
             placed(field, provision, faults);
-            if text(&provision.expression).is_empty() {
-                faults.must_be_set(format!("{field}.expression"));
-            }
+            expression(&format!("{field}.expression"), text(&provision.expression), faults);
             one_of(faults, &format!("{field}.format"), provision.format.as_deref(), FORMATS);
         }
         // A playbook would run on this host with the rights of whoever wrote the document into the tree.
@@ -73,6 +74,24 @@ fn misplaced(field: &str, it: &Provision, mode: &str, faults: &mut Remarks) {
     }
 }
 
+/// An expression is about the file that it is given, not about what surrounds the program that runs it.
+fn expression(field: &str, text: &str, faults: &mut Remarks) {
+    if text.is_empty() {
+        return faults.must_be_set(field);
+    }
+    // Words outside of quotes that are no names of fields; within quotes, `\(` begins an expression again.
+    let plain = text.replace("\\\\", "").replace("\\\"", "");
+    let step = if plain.contains("\\(") { 1 } else { 2 };
+    let bare = plain.split('"').step_by(step).collect::<Vec<_>>().join("\"");
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$' || c == '.';
+    for word in bare.split(|c| !is_word(c)) {
+        let disabled = DISABLED.contains(&word) || word.starts_with("load_") || word.starts_with("$__");
+        if disabled {
+            faults.add(field, format!("{word} is disabled: no environment, file or program but the one at path"));
+        }
+    }
+}
+
 fn placed(field: &str, provision: &Provision, faults: &mut Remarks) {
     absolute(faults, format!("{field}.path"), text(&provision.path));
     one_line(faults, &format!("{field}.owner"), text(&provision.owner));
@@ -95,10 +114,13 @@ fn check_probe(field: &str, probe: &Probe, faults: &mut Remarks) {
 fn embedded(faults: &mut Remarks, field: &str, file: &Option<Locator>) {
     let Some(Locator { url, digest }) = file else { return };
     if !url.is_empty() {
-        faults.add(format!("{field}.file.url"), "must be empty, the file cannot be embedded yet");
+        faults.add(
+            format!("{field}.file.url"),
+            "must be empty in a stored document; write it through the tree, which puts the file in its place",
+        );
     }
-    if digest.is_some() {
-        faults.add(format!("{field}.file.digest"), "digests of embedded files are not supported yet");
+    if url.is_empty() && digest.is_some() {
+        faults.add(format!("{field}.file.digest"), "makes no sense without the url of a file");
     }
 }
 

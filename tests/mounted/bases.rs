@@ -1,0 +1,134 @@
+//! What a lima.yaml is built upon, and what the home puts above and below it.
+
+use std::fs;
+
+use crate::common::fleet::FAKE;
+use crate::common::{Case, Fleet, Outcome, secs, wait_until};
+use crate::{cases, ensure, same};
+
+pub fn cases() -> Vec<Case> {
+    cases![
+        d18_a_document_is_stored_with_all_that_it_is_built_upon,
+        d14_a_loop_of_bases_is_refused_and_named,
+        d16_a_base_must_have_its_digest,
+        a_rename_never_waits_for_the_network,
+        the_homes_base_is_for_new_instances_alone,
+        d19_what_the_home_puts_above_and_below_is_in_effect_at_once,
+        a_fault_above_a_document_names_its_file,
+    ]
+}
+
+fn with_files(files: &[(&str, &str)]) -> Result<Fleet, libtest_mimic::Failed> {
+    let fleet = Fleet::mounted()?;
+    for (file, text) in files {
+        let path = fleet.home.join(file);
+        fs::create_dir_all(path.parent().unwrap_or(&fleet.home))?;
+        fs::write(path, text)?;
+    }
+    Ok(fleet)
+}
+
+fn d18_a_document_is_stored_with_all_that_it_is_built_upon() -> Outcome {
+    let fleet = with_files(&[
+        ("_templates/_parts/disk.yaml", "provision:\n- file: setup.sh\ndisk: 5GiB\n"),
+        ("_templates/_parts/setup.sh", "#!/bin/sh\necho set up\n"),
+    ])?;
+    let script = fleet.root().join("own.sh");
+    fs::write(&script, "#!/bin/sh\necho own\n")?;
+    let text = format!(
+        "# mine\nbase: template:_parts/disk\n{FAKE}# the end of all\nprovision:\n- file: {} # own\n",
+        script.display()
+    );
+    fleet.create("foo", &text)?;
+    let stored = "# mine\nvmType: fake\nimages:\n- location: /etc/profile\n# the end of all\nprovision:\n\
+                  - script: |\n    #!/bin/sh\n    echo set up\n# own\n- script: |\n    #!/bin/sh\n    echo own\ndisk: 5GiB\n";
+    same!(fs::read_to_string(fleet.home.join("foo/lima.yaml"))?, stored);
+    same!(fleet.read("foo/lima.yaml"), stored);
+    same!(fleet.read("foo/error"), "");
+    // What stands alone stays as it is.
+    fleet.ok("cp foo/lima.yaml ~/copy && cp ~/copy foo/lima.yaml")?;
+    same!(fleet.read("foo/lima.yaml"), stored);
+    Ok(())
+}
+
+fn d14_a_loop_of_bases_is_refused_and_named() -> Outcome {
+    let fleet = with_files(&[("_templates/a.yaml", "base: template:b\n"), ("_templates/b.yaml", "base: a.yaml\n")])?;
+    fleet.create("foo", FAKE)?;
+    fs::write(fleet.root().join("loop.yaml"), format!("base: template:a\n{FAKE}"))?;
+    let ran = fleet.sh("cp ~/loop.yaml foo/lima.yaml")?;
+    ensure!(ran.code != 0, "a loop was accepted");
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("base: loop: template:a -> template:b -> template:a"), "{error}");
+    same!(fleet.read("foo/lima.yaml"), FAKE);
+    fs::write(fleet.home.join("_templates/a.yaml"), "memory: lots\n")?;
+    ensure!(fleet.sh("cp ~/loop.yaml foo/lima.yaml")?.code != 0, "a bad base was accepted");
+    same!(fleet.read("foo/error").trim_end(), "lima.yaml: memory: invalid size \"lots\" (such as 4GiB)");
+    Ok(())
+}
+
+fn d16_a_base_must_have_its_digest() -> Outcome {
+    let fleet = with_files(&[("_templates/a.yaml", "cpus: 1\n")])?;
+    let zeros = "0".repeat(64);
+    fs::write(fleet.root().join("bad.yaml"), format!("base: {{url: 'template:a', digest: 'sha256:{zeros}'}}\n{FAKE}"))?;
+    let ran = fleet.sh("mkdir foo && cp ~/bad.yaml foo/lima.yaml")?;
+    ensure!(ran.code != 0, "a wrong digest was accepted");
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("template:a: digest is sha256:"), "{error}");
+    same!(fleet.state("foo"), "Uninitialized");
+    fleet.ok(
+        "d=$(sha256sum ~/.lima/_templates/a.yaml | cut -d' ' -f1); sed \"s/0\\{64\\}/$d/\" ~/bad.yaml > foo/lima.yaml",
+    )?;
+    same!(fleet.read("foo/lima.yaml"), format!("{FAKE}cpus: 1\n"));
+    Ok(())
+}
+
+fn a_rename_never_waits_for_the_network() -> Outcome {
+    let fleet = with_files(&[("_templates/a.yaml", "cpus: 1\n")])?;
+    fleet.create("foo", FAKE)?;
+    // Nobody is asked at that address, or this would take long.
+    fs::write(fleet.root().join("far.yaml"), format!("base: https://192.0.2.1/x\n{FAKE}"))?;
+    fs::write(fleet.root().join("near.yaml"), format!("base: template:a\n{FAKE}"))?;
+    let ran = fleet.sh_within("cp ~/far.yaml foo/lima.yaml.new && mv foo/lima.yaml.new foo/lima.yaml", secs(5))?;
+    ensure!(ran.code != 0, "the rename was accepted");
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("https://192.0.2.1/x is to be downloaded, for which a rename cannot wait"), "{error}");
+    fleet.ok("cp ~/near.yaml foo/lima.yaml.new && mv foo/lima.yaml.new foo/lima.yaml")?;
+    same!(fleet.read("foo/lima.yaml"), format!("{FAKE}cpus: 1\n"));
+    Ok(())
+}
+
+fn the_homes_base_is_for_new_instances_alone() -> Outcome {
+    let fleet = with_files(&[("_config/base.yaml", "provision:\n- script: x\n")])?;
+    fleet.create("foo", FAKE)?;
+    let stored = format!("{FAKE}provision:\n- script: x\n");
+    same!(fleet.read("foo/lima.yaml"), stored);
+    fleet.create_over("foo", &stored)?;
+    same!(fleet.read("foo/lima.yaml"), stored);
+    Ok(())
+}
+
+fn d19_what_the_home_puts_above_and_below_is_in_effect_at_once() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    fleet.create("foo", &format!("cpus: 2\n{FAKE}"))?;
+    fleet.ok("mkdir ~/.lima/_config && echo 'cpus: 1\nmemory: 1GiB' > ~/.lima/_config/default.yaml")?;
+    let effective = || fleet.read("foo/effective.yaml");
+    wait_until("default.yaml in effect", secs(10), || effective().contains("memory: 1GiB"))?;
+    ensure!(effective().contains("cpus: 2\n"), "{}", effective());
+    fleet.ok("echo 'cpus: 3' > ~/.lima/_config/override.yaml")?;
+    wait_until("override.yaml in effect", secs(10), || effective().contains("cpus: 3\n"))?;
+    fleet.ok("rm ~/.lima/_config/*.yaml")?;
+    wait_until("neither in effect", secs(10), || {
+        effective().contains("cpus: 2\n") && !effective().contains("memory: 1GiB")
+    })?;
+    Ok(())
+}
+
+fn a_fault_above_a_document_names_its_file() -> Outcome {
+    let fleet = with_files(&[("_config/override.yaml", "cpus: many\n")])?;
+    fs::write(fleet.root().join("good.yaml"), FAKE)?;
+    let ran = fleet.sh("mkdir foo && cp ~/good.yaml foo/lima.yaml")?;
+    ensure!(ran.code != 0, "accepted under a bad override.yaml");
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("_config/override.yaml: line 1, column 7: cpus: invalid number"), "{error}");
+    Ok(())
+}
