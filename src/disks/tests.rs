@@ -81,6 +81,22 @@ fn e24_a_claim_counts_only_while_its_instance_runs() {
 }
 
 #[test]
+fn e24_of_many_that_claim_at_once_one_gets_it() {
+    let world = World::new();
+    set_size(&world.home, &world.name, 1 << 20).unwrap();
+    let instances: Vec<PathBuf> = (0..8).map(|number| world.instance(&format!("vm{number}"))).collect();
+    let _running: Vec<_> = instances.iter().map(|dir| store::Lock::try_take(dir).unwrap().unwrap()).collect();
+    let claims = std::thread::scope(|scope| {
+        let claim = |dir| claim(&world.home, &world.name, dir).is_ok();
+        let threads: Vec<_> = instances.iter().map(|dir| scope.spawn(move || claim(dir))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    let winner = claims.iter().position(|got| *got).unwrap();
+    assert_eq!(claims.iter().filter(|got| **got).count(), 1);
+    assert_eq!(world.disk().claimed_by.as_ref(), Some(&instances[winner]));
+}
+
+#[test]
 fn a_pid_that_belongs_to_another_process_proves_nothing() {
     let world = World::new();
     let one = world.instance("one");

@@ -36,6 +36,11 @@ fn a_disk_keeps_its_content_and_grows() -> Outcome {
     ensure!(second > first + 200, "the file system has {second} MiB, after {first}");
     same!(ssh(&fleet, "foo", "tail -n +2 /proc/swaps | wc -l")?, "1");
     stop(&fleet, "foo")?;
+
+    fleet.create_over("foo", &fast("additionalDisks: [{name: data, format: false}]\n")?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(ssh(&fleet, "foo", "cat /mnt/lima-data/file")?, "kept");
+    stop(&fleet, "foo")?;
     fleet.ok("rmdir .disks/data").map(drop)
 }
 

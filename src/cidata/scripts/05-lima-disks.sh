@@ -1,7 +1,8 @@
 #!/bin/sh
 # Additional disks: one partition each, formatted when there is nothing on it, mounted as /mnt/lima-NAME, grown to
 # the disk's end. A disk is found by its serial number, lima-disk-N: letters depend on what else is attached.
-# Nothing is ever written to a disk that has anything but zeros at its beginning or its end.
+# No disk is ever formatted that has anything but zeros at its beginning or its end. With `format: false` none is: its
+# first partition is mounted if it can be, and all else is left to whoever knows better.
 # shellcheck disable=SC2154 # the variables of lima.env
 
 set -f
@@ -127,21 +128,30 @@ is_mounted() {
     awk -v "point=$point" '$2 == point { found = 1 } END { exit !found }' /proc/mounts
 }
 
+mount_or_swap() {
+    if [ "$type" = swap ]; then
+        grep -q "^/dev/$part " /proc/swaps || swapon "/dev/$part"
+        return
+    fi
+    mkdir -p "$point"
+    # With its type first, which may load the module that finding it out would need.
+    is_mounted || mount -t "$type" "/dev/$part" "$point" 2>/dev/null || mount "/dev/$part" "$point"
+}
+
 use() {
     partition || return
     if is_blank "/dev/$part" "$(sectors "$part")"; then
         format "$part" || return
     fi
-    if [ "$type" = swap ]; then
-        grep -q "^/dev/$part " /proc/swaps || swapon "/dev/$part"
-        return
-    fi
-    point=/mnt/lima-$name
-    mkdir -p "$point"
-    [ "$part" = "$disk" ] || is_mounted || grow_partition || say "could not be grown"
-    # With its type first, which may load the module that finding it out would need.
-    is_mounted || mount -t "$type" "/dev/$part" "$point" 2>/dev/null || mount "/dev/$part" "$point" || return
+    [ "$part" = "$disk" ] || [ "$type" = swap ] || is_mounted || grow_partition || say "could not be grown"
+    mount_or_swap || return
     grow_files || say "the file system could not be grown"
+}
+
+use_as_it_is() {
+    part=${disk}1
+    [ -b "/dev/$part" ] || return 0
+    mount_or_swap || say "is left as it is"
 }
 
 count=${LIMA_CIDATA_DISKS:-0}
@@ -150,14 +160,15 @@ while [ "$number" -lt "$count" ]; do
     name=$(value "$number" NAME)
     type=$(value "$number" FSTYPE)
     args=$(value "$number" FSARGS)
-    if [ "$(value "$number" FORMAT)" = true ]; then
-        if ! disk=$(find_disk "lima-disk-$number"); then
-            say "is not attached"
-            worst=1
-        elif ! use; then
-            say "cannot be used"
-            worst=1
-        fi
+    point=/mnt/lima-$name
+    if ! disk=$(find_disk "lima-disk-$number"); then
+        say "is not attached"
+        worst=1
+    elif [ "$(value "$number" FORMAT)" != true ]; then
+        use_as_it_is
+    elif ! use; then
+        say "cannot be used"
+        worst=1
     fi
     number=$((number + 1))
 done
