@@ -215,7 +215,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     sync_dir(dir)
 }
 
-/// Makes changes of a directory's entries durable.
+/// Makes what changed in a directory lasting.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io(dir))
 }

@@ -5,7 +5,7 @@ pub mod edit;
 mod expand;
 mod fill;
 mod parse;
-mod partial;
+pub mod partial;
 mod read;
 mod remarks;
 mod size;
@@ -28,7 +28,6 @@ use remarks::Remarks;
 use validate::validate;
 
 pub use expand::message;
-pub use partial::check_partial;
 pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.
