@@ -43,25 +43,39 @@ mod tests {
     use super::*;
     use crate::templates::EMBEDDED;
 
-    /// What a validator says of a document; nothing when it is valid.
-    fn faults(yaml: &str) -> String {
+    struct Validator {
+        schemas: boon::Schemas,
+        index: boon::SchemaIndex,
+    }
+
+    fn validator() -> Validator {
         let schema: Value = serde_json::from_str(lima_yaml()).unwrap();
-        let document: Value = serde_yaml::from_str(yaml).unwrap();
         let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
         compiler.add_resource(FILE, schema).unwrap();
         let index = compiler.compile(FILE, &mut schemas).unwrap_or_else(|error| panic!("{error:#}"));
-        schemas.validate(&document, index).err().map(|error| format!("{error:#}")).unwrap_or_default()
+        Validator { schemas, index }
+    }
+
+    impl Validator {
+        /// What is wrong with a document; nothing when it is valid.
+        fn faults(&self, yaml: &str) -> String {
+            let document: Value = serde_yaml::from_str(yaml).unwrap();
+            let judged = self.schemas.validate(&document, self.index);
+            judged.err().map(|error| format!("{error:#}")).unwrap_or_default()
+        }
     }
 
     #[test]
     fn every_shipped_template_is_valid() {
+        let validator = validator();
         for (name, text) in EMBEDDED {
-            assert_eq!(faults(text), "", "{name}");
+            assert_eq!(validator.faults(text), "", "{name}");
         }
     }
 
     #[test]
     fn what_lima_yaml_may_say_is_valid() {
+        let validator = validator();
         for text in [
             "base: template:local",
             "base: {url: a.yaml}",
@@ -74,12 +88,13 @@ mod tests {
             "vmOpts: {qemu: {cpuType: {x86_64: max}}}\nssh: {loadDotSSHPubKeys: false}",
             "provision: [{mode: data, path: /x, permissions: 644, content: '', file: x.sh}]",
         ] {
-            assert_eq!(faults(text), "", "{text}");
+            assert_eq!(validator.faults(text), "", "{text}");
         }
     }
 
     #[test]
     fn unknown_keys_and_wrong_types_are_reported() {
+        let validator = validator();
         for (text, word) in [
             ("cpu: 2", "'cpu'"),
             ("mounts: [{location: /a, writeable: true}]", "'writeable'"),
@@ -92,7 +107,7 @@ mod tests {
             ("images: x", "/images"),
             ("portForwards: [{guestPortRange: [1, 2, 3]}]", "guestPortRange"),
         ] {
-            let faults = faults(text);
+            let faults = validator.faults(text);
             assert!(faults.contains(word), "{text}: {faults:?}");
         }
     }

@@ -1,18 +1,15 @@
 //! Templates by name: those that are part of the program, and the user's in `$LIMA_HOME/_templates/`.
-//! Knows nothing of what is in a template; never touches one that is part of the program.
+//! Reads files, never writes one; knows nothing of what is in a template.
 
 mod embedded;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::names::{Home, TEMPLATES_DIR};
-use crate::store;
 
 pub use embedded::EMBEDDED;
 
@@ -39,59 +36,14 @@ pub fn user_templates(home: &Home) -> Result<BTreeMap<String, PathBuf>> {
     Ok(found)
 }
 
-/// A template as a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
-    pub file: String,
-    pub text: String,
-    /// When the user's own was last written; `None` for ours.
-    pub modified: Option<SystemTime>,
-}
-
-/// Every template that can be read, sorted; the user's own come before ours.
-pub fn all(home: &Home) -> Vec<Template> {
-    let own = user_templates(home).unwrap_or_default();
-    let ours = EMBEDDED.iter().map(|(name, _)| (*name).to_owned()).filter(|name| !name.contains('/'));
-    let names: BTreeSet<String> = ours.chain(own.keys().cloned()).collect();
-    let modified = |path: &PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(UNIX_EPOCH);
-    let template = |name: String| {
-        let text = read(home, &name).ok()?;
-        Some(Template { file: format!("{name}{ENDING}"), text, modified: own.get(&name).map(modified) })
-    };
-    names.into_iter().filter_map(template).collect()
-}
-
-/// Whether a file of this name is a template.
-pub fn is_template(file: &str) -> bool {
-    file.strip_suffix(ENDING).is_some_and(is_name)
-}
-
-/// Makes or replaces a template of the user's; durable when it returns.
-pub fn define(home: &Home, file: &str, text: &[u8]) -> Result<()> {
-    let dir = home.path().join(TEMPLATES_DIR);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(Error::io(&dir))?;
-    store::replace(&own(home, file)?, text, 0o600)
-}
-
-/// Removes a template of the user's.
-pub fn remove(home: &Home, file: &str) -> Result<()> {
-    let path = own(home, file)?;
-    fs::remove_file(&path).map_err(Error::io(&path))?;
-    store::sync_dir(&home.path().join(TEMPLATES_DIR))
-}
-
-/// Renames a template of the user's, onto another one if there is one.
-pub fn rename(home: &Home, from: &str, to: &str) -> Result<()> {
-    let (from, to) = (own(home, from)?, own(home, to)?);
-    fs::rename(&from, &to).map_err(Error::io(&from))?;
-    store::sync_dir(&home.path().join(TEMPLATES_DIR))
-}
-
-fn own(home: &Home, file: &str) -> Result<PathBuf> {
-    if !is_template(file) {
-        return Err(Error::invalid(format!("template {file:?}"), "is no valid name"));
-    }
-    Ok(home.path().join(TEMPLATES_DIR).join(file))
+/// File name and text of every template that can be read, sorted; the user's own come before ours.
+pub fn all(home: &Home) -> Vec<(String, String)> {
+    let ours = EMBEDDED.iter().map(|(name, _)| *name).filter(|name| !name.contains('/'));
+    let mut names: Vec<String> = ours.map(str::to_owned).collect();
+    names.extend(user_templates(home).unwrap_or_default().into_keys());
+    names.sort();
+    names.dedup();
+    names.into_iter().filter_map(|name| read(home, &name).ok().map(|text| (format!("{name}{ENDING}"), text))).collect()
 }
 
 /// The text of a template; the user's own comes before ours. A name may have slashes, such as `_images/debian-13`: those

@@ -8,7 +8,7 @@ mod fill;
 mod layers;
 mod merge;
 mod parse;
-mod partial;
+pub mod partial;
 mod read;
 mod remarks;
 mod size;
@@ -32,7 +32,6 @@ use validate::validate;
 
 pub use expand::message;
 pub use layers::Layers;
-pub use partial::check_partial;
 pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.

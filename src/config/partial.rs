@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Whether a document fits the schema. Fields may be missing, and what only a whole lima.yaml can be asked is not asked.
 /// The sentences name no file: the document is called as its caller knows it.
-pub fn check_partial(text: &[u8]) -> Result<()> {
+pub fn check(text: &[u8]) -> Result<()> {
     let Parsed { tree, faults, .. } = parse(text, Layer::Written).map_err(nameless)?;
     if matches!(tree.node, Node::Null) {
         return Err(Error::Document(vec!["there is nothing in it".into()]));
@@ -33,7 +33,7 @@ mod tests {
     fn a_part_needs_no_image_but_fits_the_schema() {
         for good in ["cpus: 2\n", "base: template:local\n", "mounts: [{location: '{{.Dir}}/x'}]\n", "{}\n", "own: 1\n"]
         {
-            check_partial(good.as_bytes()).unwrap_or_else(|error| panic!("{good}: {error}"));
+            check(good.as_bytes()).unwrap_or_else(|error| panic!("{good}: {error}"));
         }
         for (bad, words) in [
             ("cpus: many\n", "line 1, column 7: cpus"),
@@ -43,7 +43,7 @@ mod tests {
             ("", "nothing in it"),
             ("# nothing\n", "nothing in it"),
         ] {
-            let error = check_partial(bad.as_bytes()).unwrap_err();
+            let error = check(bad.as_bytes()).unwrap_err();
             assert_eq!(error.errno(), libc::EINVAL);
             assert!(error.to_string().contains(words), "{bad:?}: {error}");
         }

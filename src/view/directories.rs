@@ -10,11 +10,10 @@ use super::io::stale;
 use super::look::{missing, not_a_directory};
 use super::node::{DEFINITION, INSTANCE, NodeId, WAIT_DIR};
 use super::scratch::ScratchBody;
-use super::templates::{check_scratch_name, shipped};
+use super::templates::{check_scratch_name, is_template, shipped};
 use super::{Attr, Caller, Opened, Outcome, View};
 use crate::error::{Error, Result};
 use crate::names::Name;
-use crate::templates;
 
 impl View {
     pub fn mkdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<Attr> {
@@ -189,7 +188,7 @@ impl View {
             drop(tree);
             return self.refuse_root(shipped(to)).into();
         }
-        if !templates::is_template(to) {
+        if !is_template(to) {
             return check_scratch_name(to).and_then(|()| tree.relisted(key)?.rename(from, to)).into();
         }
         let Some(bytes) = tree.templates.scratch.by_serial(serial).map(|file| file.bytes().to_vec()) else {
@@ -271,7 +270,7 @@ impl View {
             let attr = self.attr_of(&mut self.0.tree.lock(), &target);
             return Some(attr.and_then(|attr| self.open(caller, attr.ino, flags).map(|opened| (attr, opened))));
         }
-        templates::is_template(name).then(|| {
+        is_template(name).then(|| {
             let (attr, body) = self.create_template(name, flags & libc::O_APPEND != 0)?;
             let fh = self.0.handles.lock().insert(attr.ino, body);
             Ok((attr, Opened { fh, direct: true, quiet: false }))

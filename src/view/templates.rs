@@ -1,8 +1,13 @@
 //! `.templates`: those of the program, which stay, and the user's own, which are documents as lima.yaml is one.
 //! Answers from memory; what is on disk is read at the first look and when it changes.
 
+mod own;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::time::SystemTime;
+
+pub use own::is_template;
 
 use super::announce::Change;
 use super::commands::blocking;
@@ -92,9 +97,12 @@ impl Tree {
 }
 
 fn read(home: &Home, started: SystemTime) -> BTreeMap<String, Template> {
-    let shown = |template: templates::Template| {
-        let text = Rendered::new(&template.text, template.modified.unwrap_or(started));
-        (template.file, Template { text, own: template.modified.is_some() })
+    // What cannot be read is not shown.
+    let own = templates::user_templates(home).unwrap_or_default();
+    let shown = |(file, text): (String, String)| {
+        let path = file.strip_suffix(".yaml").and_then(|name| own.get(name));
+        let written = path.and_then(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok());
+        (file, Template { text: Rendered::new(&text, written.unwrap_or(started)), own: path.is_some() })
     };
     let schema = Template { text: Rendered::new(schema::lima_yaml(), started), own: false };
     templates::all(home).into_iter().map(shown).chain([(schema::FILE.into(), schema)]).collect()
@@ -176,8 +184,8 @@ impl View {
             if is_shipped {
                 return Err(shipped(&name));
             }
-            config::check_partial(&bytes).map_err(|error| named(&name, error))?;
-            templates::define(&home, &name, &bytes)
+            config::partial::check(&bytes).map_err(|error| named(&name, error))?;
+            own::define(&home, &name, &bytes)
         });
         self.templates_done(done.await)
     }
@@ -192,7 +200,7 @@ impl View {
         let (view, name) = (self.clone(), name.to_owned());
         Outcome::later(async move {
             let home = view.0.home.clone();
-            view.templates_done(blocking(move || templates::remove(&home, &name)).await)
+            view.templates_done(blocking(move || own::remove(&home, &name)).await)
         })
     }
 
@@ -211,13 +219,13 @@ impl View {
             drop(tree);
             return self.refuse_root(shipped(to)).into();
         }
-        if !templates::is_template(to) {
+        if !own::is_template(to) {
             return self.back_up(&mut tree, text, to).into();
         }
         let (view, from, to) = (self.clone(), from.to_owned(), to.to_owned());
         Outcome::later(async move {
             let home = view.0.home.clone();
-            view.templates_done(blocking(move || templates::rename(&home, &from, &to)).await)
+            view.templates_done(blocking(move || own::rename(&home, &from, &to)).await)
         })
     }
 

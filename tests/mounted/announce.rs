@@ -9,6 +9,7 @@ pub fn cases() -> Vec<Case> {
     cases![
         inotifywait_sees_a_state_change_as_open_modify_close_write,
         inotifywait_sees_changes_that_come_from_outside,
+        inotifywait_sees_knobs_and_templates_that_others_change,
         inotifywait_sees_instances_come_and_go,
         inotifywait_sees_instances_made_in_the_home,
         poll_wakes_on_a_state_change,
@@ -62,6 +63,17 @@ fn inotifywait_sees_changes_that_come_from_outside() -> Outcome {
     crate::common::procs::signal(vm, rustix::process::Signal::KILL);
     saw(&mut job, "foo/state MODIFY")?;
     wait_until("the VM's death is told", secs(2), || ["Stopped", "Broken"].contains(&fleet.state("foo").as_str()))
+}
+
+fn inotifywait_sees_knobs_and_templates_that_others_change() -> Outcome {
+    let fleet = with_instance()?;
+    fleet.ok("echo 'cpus: 1' > .templates/t.yaml && echo 1 > foo/cpus")?;
+    let mut job = watch(&fleet, "-e modify foo/cpus .templates/t.yaml")?;
+    fleet.ok("sed -i 's/cpus: 1/cpus: 2/' $H/foo/lima.yaml && echo 'cpus: 2' > $H/_templates/t.yaml")?;
+    saw(&mut job, "foo/cpus MODIFY")?;
+    saw(&mut job, ".templates/t.yaml MODIFY")?;
+    same!(fleet.ok("cat foo/cpus .templates/t.yaml")?, "2\ncpus: 2");
+    Ok(())
 }
 
 fn inotifywait_sees_instances_come_and_go() -> Outcome {
