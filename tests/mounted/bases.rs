@@ -1,6 +1,8 @@
 //! What a lima.yaml is built upon, and what the home puts above and below it.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
 use crate::common::fleet::FAKE;
 use crate::common::{Case, Fleet, Outcome, secs, wait_until};
@@ -11,6 +13,7 @@ pub fn cases() -> Vec<Case> {
         d18_a_document_is_stored_with_all_that_it_is_built_upon,
         d14_a_loop_of_bases_is_refused_and_named,
         d16_a_base_must_have_its_digest,
+        s26_a_base_over_http_needs_its_digest,
         a_rename_never_waits_for_the_network,
         the_homes_base_is_for_new_instances_alone,
         d19_what_the_home_puts_above_and_below_is_in_effect_at_once,
@@ -79,6 +82,33 @@ fn d16_a_base_must_have_its_digest() -> Outcome {
         "d=$(sha256sum ~/.lima/_templates/a.yaml | cut -d' ' -f1); sed \"s/0\\{64\\}/$d/\" ~/bad.yaml > foo/lima.yaml",
     )?;
     same!(fleet.read("foo/lima.yaml"), format!("{FAKE}cpus: 1\n"));
+    Ok(())
+}
+
+/// The URL of a server that gives `text` to the first who asks.
+fn serve(text: &'static str) -> Result<String, libtest_mimic::Failed> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}/x.yaml", listener.local_addr()?);
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        // The request is small, and all of them get the same answer.
+        let _ = stream.read(&mut [0; 1024])?;
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
+    });
+    Ok(url)
+}
+
+fn s26_a_base_over_http_needs_its_digest() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    let url = serve("cpus: 3\n")?;
+    fs::write(fleet.root().join("bare.yaml"), format!("base: {url}\n{FAKE}"))?;
+    ensure!(fleet.sh("mkdir foo && cp ~/bare.yaml foo/lima.yaml")?.code != 0, "accepted without a digest");
+    let error = fleet.read("foo/error");
+    ensure!(error.contains("needs a digest"), "{error}");
+    let digest = fleet.ok("printf 'cpus: 3\\n' | sha256sum | cut -d' ' -f1")?;
+    let base = format!("base:\n  url: {url}\n  digest: sha256:{}\n{FAKE}", digest.trim());
+    fleet.create_over("foo", &base)?;
+    same!(fleet.read("foo/lima.yaml"), format!("{FAKE}cpus: 3\n"));
     Ok(())
 }
 

@@ -27,8 +27,12 @@ use locator::Source;
 pub use super::parse::MOST_BYTES;
 pub use locator::Place;
 
-/// So many other documents and files at most.
+/// So many other documents and files at most, and so many bytes in all of them.
 const MOST_FILES: usize = 32;
+const MOST_BYTES_IN_ALL: usize = 4 << 20;
+
+/// What is combined may not have more, so that combining ends soon.
+const MOST_VALUES: usize = 20_000;
 
 /// Something to be read or downloaded, of at most [`MOST_BYTES`], its digest verified.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,14 +63,22 @@ pub fn embed(text: &[u8], first: Option<&Path>, home: &Path, library: &Library) 
     match embedder.stand_alone(&mut new, first) {
         Ok(false) => return Ok(Step::Done(text.to_owned())),
         Ok(true) => {}
-        Err(Stop::Lacks(request)) if library.len() < MOST_FILES => return Ok(Step::Fetch(request)),
-        Err(Stop::Lacks(_)) => {
-            return Err(Error::invalid(LIMA_YAML, format!("is made of more than {MOST_FILES} files")));
-        }
+        Err(Stop::Lacks(request)) => return may_grow(library).map(|()| Step::Fetch(request)),
         Err(Stop::Fault(error)) => return Err(error),
     }
     refuse_misfits(LIMA_YAML, &tree, source)?;
     splice::splice(source, &tree, &old, &new).map(|text| Step::Done(text.into_bytes()))
+}
+
+/// Whether one more file may be fetched.
+fn may_grow(library: &Library) -> Result<()> {
+    if library.len() >= MOST_FILES {
+        return Err(Error::invalid(LIMA_YAML, format!("is made of more than {MOST_FILES} files")));
+    }
+    if library.values().map(Vec::len).sum::<usize>() > MOST_BYTES_IN_ALL {
+        return Err(Error::TooBig { what: "what lima.yaml is built upon".into(), limit: MOST_BYTES_IN_ALL });
+    }
+    Ok(())
 }
 
 /// Why embedding does not go on.
@@ -123,6 +135,10 @@ impl Embedder<'_> {
             self.anchor(below.iter_mut().chain(files(&mut value)), Some(&source))?;
             self.merge_bases(&mut value, below, Some(&source))?;
             value::merge(document, value);
+            if value::count(document) > MOST_VALUES {
+                let why = format!("makes too many values of this document (more than {MOST_VALUES})");
+                return Err(Error::invalid(format!("base {name}"), why).into());
+            }
         }
         Ok(())
     }

@@ -24,6 +24,15 @@ pub fn of(tree: &Tree, source: &str) -> Value {
     }
 }
 
+/// How many values there are in all.
+pub fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Value::Object(map) => 1 + map.values().map(count).sum::<usize>(),
+        _ => 1,
+    }
+}
+
 /// Completes `child` with what `base` has besides.
 pub fn merge(child: &mut Value, base: Value) {
     merge_at("", child, base);

@@ -6,6 +6,7 @@ use crate::config::parse::parse;
 
 mod bases;
 mod files;
+mod hostile;
 mod layout;
 
 /// Embeds with `files` as all that there is in the world.
