@@ -282,14 +282,18 @@ pub fn unmount(home: &Home, mountpoint: Option<&Path>) -> Result<()> {
     let holder = Holder::read(home);
     if let (Some(holder), Some(wanted)) = (&holder, mountpoint)
         && fs::canonicalize(wanted).ok() != fs::canonicalize(&holder.mountpoint).ok()
-        && !is_dead(wanted)
+        && !is_ours(wanted)
     {
         return Err(Error::invalid(
             wanted.display().to_string(),
             format!("is not where {} is mounted; that is {holder}", home.path().display()),
         ));
     }
-    if let Some(path) = mountpoint.filter(|path| is_dead(path)) {
+    // A dead one, or the tree of another home: its daemon leaves when it is gone.
+    let at_home = |path: &Path| {
+        holder.as_ref().is_some_and(|holder| fs::canonicalize(path).ok() == fs::canonicalize(&holder.mountpoint).ok())
+    };
+    if let Some(path) = mountpoint.filter(|path| is_dead(path) || is_ours(path) && !at_home(path)) {
         return detach(path);
     }
     let Some(holder) = holder else {

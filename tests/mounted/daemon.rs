@@ -10,6 +10,7 @@ pub fn cases() -> Vec<Case> {
     cases![
         mount_comes_back_with_a_usable_tree,
         unmount_ends_the_daemon,
+        a_mountpoint_is_enough_to_unmount,
         a_mountpoint_without_a_mount_says_so,
         f23_the_second_mount_of_a_home_names_the_first_ones_pid,
         x30_of_mounts_that_race_exactly_one_wins,
@@ -50,6 +51,18 @@ fn unmount_ends_the_daemon() -> Outcome {
     same!(fleet.mounts(), 0);
     wait_until("the daemon's end", secs(5), || !procs::is_alive(daemon))?;
     wait_until("no process is left", secs(5), || fleet.processes().is_empty())
+}
+
+fn a_mountpoint_is_enough_to_unmount() -> Outcome {
+    let fleet = with_instance()?;
+    let daemon = fleet.daemon()?;
+    // As from a shell that has forgotten which LIMA_HOME it was mounted with.
+    fleet.ok(&format!("mkdir ~/elsewhere; cd ~; LIMA_HOME=~/elsewhere {LIMAFS} unmount $M"))?;
+    same!(fleet.mounts(), 0);
+    wait_until("the daemon's end", secs(5), || !procs::is_alive(daemon))?;
+    let ran = fleet.sh(&format!("cd ~; LIMA_HOME=~/elsewhere {LIMAFS} unmount ~/elsewhere"))?;
+    ensure!(ran.code == 1 && ran.err.contains("is not mounted"), "{ran:?}");
+    Ok(())
 }
 
 fn a_mountpoint_without_a_mount_says_so() -> Outcome {
