@@ -19,8 +19,7 @@ pub enum Place {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    Local(Place),
-    Remote(String),
+    At(Place),
     Github(Github),
 }
 
@@ -42,16 +41,18 @@ impl Source {
         let source = Self::absolute(text, within, home)?;
         let refused = |why: &str| Err(Error::invalid(format!("locator {text:?}"), why));
         match (&source, within) {
-            (Self::Local(Place::Path(_)), Some(Self::Remote(_) | Self::Github(_))) => {
+            (Self::At(Place::Path(_)), Some(Self::At(Place::Url(_)) | Self::Github(_))) => {
                 refused("is in a document from the network, which cannot name files of this host")
             }
-            (Self::Remote(url), Some(Self::Github(_))) if url.starts_with("http:") => refused("is http within https"),
-            (Self::Remote(url), Some(Self::Remote(parent)))
+            (Self::At(Place::Url(url)), Some(Self::Github(_))) if url.starts_with("http:") => {
+                refused("is http within https")
+            }
+            (Self::At(Place::Url(url)), Some(Self::At(Place::Url(parent))))
                 if url.starts_with("http:") && parent.starts_with("https:") =>
             {
                 refused("is http within https")
             }
-            (Self::Remote(url), _) if url.starts_with("http:") && !has_digest => {
+            (Self::At(Place::Url(url)), _) if url.starts_with("http:") && !has_digest => {
                 refused("needs a digest, because anybody on the way could change it; use https or add one")
             }
             _ => Ok(source),
@@ -72,11 +73,11 @@ impl Source {
             return github.map(Self::Github).ok_or_else(|| refused("is not github:ORG/REPO/PATH@BRANCH"));
         }
         if text.starts_with("https://") || text.starts_with("http://") {
-            return Ok(Self::Remote(text.to_owned()));
+            return Ok(Self::At(Place::Url(text.to_owned())));
         }
         let path = text.strip_prefix("file://").unwrap_or(text);
         if let Some(path) = expand_path(path, home) {
-            return Ok(Self::Local(Place::Path(path)));
+            return Ok(Self::At(Place::Path(path)));
         }
         if text.contains(':') || text.starts_with(['-', '~']) {
             return Err(refused("is of a kind that is not known (a path, template:, https:, github:)"));
@@ -101,19 +102,16 @@ impl Source {
             None => text.to_owned(),
         };
         match self {
-            Self::Local(Place::Path(path)) => Self::Local(Place::Path(path.with_file_name(text))),
-            Self::Local(Place::Template(name)) => Self::Local(Place::Template(joined(name))),
-            Self::Local(Place::Url(url)) | Self::Remote(url) => {
-                Self::Remote(joined(url.split(['?', '#']).next().unwrap_or_default()))
-            }
+            Self::At(Place::Path(path)) => Self::At(Place::Path(path.with_file_name(text))),
+            Self::At(Place::Template(name)) => Self::At(Place::Template(joined(name))),
+            Self::At(Place::Url(url)) => Self::At(Place::Url(joined(url.split(['?', '#']).next().unwrap_or_default()))),
             Self::Github(github) => Self::Github(Github { path: joined(&github.path), ..github.clone() }),
         }
     }
 
     pub fn place(&self) -> Place {
         match self {
-            Self::Local(place) => place.clone(),
-            Self::Remote(url) => Place::Url(url.clone()),
+            Self::At(place) => place.clone(),
             Self::Github(Github { org, repo, path, branch }) => {
                 // GitHub's own name for the default branch, whatever that is called.
                 let branch = branch.as_deref().unwrap_or("HEAD");
@@ -149,7 +147,7 @@ impl Source {
 fn template(name: &str) -> Option<Source> {
     let plain = |part: &str| !part.is_empty() && !part.starts_with('.');
     let name = name.strip_suffix(".yaml").unwrap_or(name);
-    name.split('/').all(plain).then(|| Source::Local(Place::Template(name.to_owned())))
+    name.split('/').all(plain).then(|| Source::At(Place::Template(name.to_owned())))
 }
 
 /// Where a link at `path` leads, unless that is outside.
@@ -213,8 +211,7 @@ impl fmt::Display for Place {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Local(place) => place.fmt(f),
-            Self::Remote(url) => f.write_str(url),
+            Self::At(place) => place.fmt(f),
             Self::Github(Github { org, repo, path, branch }) => {
                 write!(f, "github:{org}/{repo}/{path}")?;
                 branch.iter().try_for_each(|branch| write!(f, "@{branch}"))

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{render, value};
 use crate::config::parse::parse_tree;
-use crate::config::tree::{Entry, Node, Tree};
+use crate::config::tree::{Entry, Node, Position, Tree};
 use crate::error::{Error, Result};
 use crate::names::LIMA_YAML;
 
@@ -45,6 +45,7 @@ fn edit(text: &str, tree: &Tree, old: &Value, new: &Value) -> Option<String> {
 }
 
 type Lines = std::ops::Range<usize>;
+type Fields = Map<String, Value>;
 
 struct Editor<'a> {
     lines: Vec<&'a str>,
@@ -53,52 +54,36 @@ struct Editor<'a> {
 }
 
 impl Editor<'_> {
-    fn map(
-        &mut self,
-        path: &str,
-        entries: &[Entry],
-        old: &Map<String, Value>,
-        new: &Map<String, Value>,
-        within: Lines,
-    ) -> Option<()> {
-        let starts: Vec<usize> = entries.iter().map(|entry| entry.at.line as usize - 1).collect();
+    fn map(&mut self, path: &str, entries: &[Entry], old: &Fields, new: &Fields, within: Lines) -> Option<()> {
         let indent = entries.first()?.at.column as usize - 1;
-        let regular = entries.iter().all(|entry| entry.at.column as usize - 1 == indent)
-            && starts.is_sorted_by(|a, b| a < b)
-            && starts.iter().all(|start| within.contains(start));
-        if !regular || !starts.iter().enumerate().all(|(index, start)| self.begins_entry(*start, indent, index == 0)) {
+        let regions = self.regions(entries.iter().map(|entry| entry.at), indent, within)?;
+        let begins = |(index, lines): (usize, &Lines)| self.begins_entry(lines.start, indent, index == 0);
+        let aligned = entries.iter().all(|entry| entry.at.column as usize - 1 == indent);
+        if !aligned || !regions.iter().enumerate().all(begins) {
             return None;
         }
+        let end = regions.last()?.end;
         let mut added: Vec<_> = new.iter().filter(|(key, _)| !old.contains_key(*key)).collect();
-        let mut end = within.end;
-        for (index, entry) in entries.iter().enumerate() {
-            let lines = starts[index]..starts.get(index + 1).copied().unwrap_or(within.end);
-            let lines = lines.start..self.trimmed(lines, indent);
-            end = lines.end;
-            let value = match new.get(&entry.key) {
-                Some(value) if Some(value) == old.get(&entry.key) => continue,
-                Some(value) => value,
+        for (entry, lines) in entries.iter().zip(regions) {
+            match (old.get(&entry.key)?, new.get(&entry.key)) {
+                (old, Some(new)) if old == new => {}
+                (old, Some(new)) => {
+                    let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+                    let text = || render::entry(&entry.key, new, indent);
+                    self.change(&path, &entry.value, old, new, lines, indent, text);
+                }
                 // A key that takes another's place.
-                None if !path.is_empty() && !added.is_empty() => {
+                (_, None) if !path.is_empty() && !added.is_empty() => {
                     let (key, value) = added.remove(0);
                     self.replace(lines, indent, render::entry(key, value, indent));
-                    continue;
                 }
-                None if self.head(lines.start, indent).trim().is_empty() => {
-                    self.edits.push((lines, String::new()));
-                    continue;
+                (_, None) if self.head(lines.start, indent).trim().is_empty() => {
+                    self.edits.push((lines, String::new()))
                 }
-                None => return None,
-            };
-            let edits = self.edits.len();
-            let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
-            if self.value(&path, &entry.value, old.get(&entry.key)?, value, lines.clone()).is_none() {
-                self.edits.truncate(edits);
-                self.replace(lines, indent, render::entry(&entry.key, value, indent));
+                (_, None) => return None,
             }
         }
-        let text =
-            added.iter().map(|(key, value)| format!("{}{}", " ".repeat(indent), render::entry(key, value, indent)));
+        let text = added.iter().map(|(key, value)| " ".repeat(indent) + &render::entry(key, value, indent));
         self.insert(end, text.collect());
         Some(())
     }
@@ -115,38 +100,56 @@ impl Editor<'_> {
     }
 
     fn list(&mut self, path: &str, items: &[Tree], old: &[Value], new: &[Value], within: Lines) -> Option<()> {
-        let starts: Vec<usize> = items.iter().map(|item| item.at.line as usize - 1).collect();
         let dash = |item: &Tree| self.dash(item.at.line as usize - 1, item.at.column as usize - 1);
         let indent = dash(items.first()?)?;
-        let regular = items.iter().all(|item| dash(item) == Some(indent))
-            && starts.is_sorted_by(|a, b| a < b)
-            && starts.iter().all(|start| within.contains(start));
-        let more = new.len().checked_sub(old.len())?;
-        if !regular {
+        if !items.iter().all(|item| dash(item) == Some(indent)) {
             return None;
         }
+        let key = within.start;
+        let regions = self.regions(items.iter().map(|item| item.at), indent, within)?;
+        let end = regions.last()?.end;
+        let more = new.len().checked_sub(old.len())?;
         let before = if matches!(path, "provision" | "probes") { more } else { 0 };
-        let text = |values: &[Value]| {
-            values
-                .iter()
-                .map(|value| format!("{}{}", " ".repeat(indent), render::item(value, indent)))
-                .collect::<String>()
+        let text = |values: &[Value]| -> String {
+            values.iter().map(|value| " ".repeat(indent) + &render::item(value, indent)).collect()
         };
-        self.insert(within.start + 1, text(&new[..before]));
-        let mut end = within.end;
-        for (index, item) in items.iter().enumerate() {
-            let lines = starts[index]..starts.get(index + 1).copied().unwrap_or(within.end);
-            let lines = lines.start..self.trimmed(lines, indent);
-            end = lines.end;
-            let value = &new[before + index];
-            let edits = self.edits.len();
-            if value != &old[index] && self.value("[]", item, &old[index], value, lines.clone()).is_none() {
-                self.edits.truncate(edits);
-                self.replace(lines, indent, render::item(value, indent));
+        self.insert(key + 1, text(&new[..before]));
+        for (index, (item, lines)) in items.iter().zip(regions).enumerate() {
+            let (old, new) = (&old[index], &new[before + index]);
+            if old != new {
+                self.change("[]", item, old, new, lines, indent, || render::item(new, indent));
             }
         }
         self.insert(end, text(&new[before + old.len()..]));
         Some(())
+    }
+
+    /// Changes a value within its lines, or where that cannot be done replaces all of them by `text`.
+    #[allow(clippy::too_many_arguments, reason = "they are one entry, before and after")]
+    fn change(
+        &mut self,
+        path: &str,
+        tree: &Tree,
+        old: &Value,
+        new: &Value,
+        lines: Lines,
+        indent: usize,
+        text: impl Fn() -> String,
+    ) {
+        let edits = self.edits.len();
+        if self.value(path, tree, old, new, lines.clone()).is_none() {
+            self.edits.truncate(edits);
+            self.replace(lines, indent, text());
+        }
+    }
+
+    /// The lines of each entry; nothing where two share a line or one is elsewhere.
+    fn regions(&self, at: impl Iterator<Item = Position>, indent: usize, within: Lines) -> Option<Vec<Lines>> {
+        let starts: Vec<usize> = at.map(|at| at.line as usize - 1).collect();
+        let regular = starts.is_sorted_by(|a, b| a < b) && starts.iter().all(|start| within.contains(start));
+        let ends = starts.iter().skip(1).copied().chain([within.end]);
+        let lines = |(start, end): (&usize, usize)| *start..self.trimmed(*start..end, indent);
+        regular.then(|| starts.iter().zip(ends).map(lines).collect())
     }
 
     /// Whether the text before a key is indentation alone, or for a list's first key dashes too.
