@@ -15,6 +15,7 @@ mod size;
 mod suggest;
 mod template;
 mod tree;
+mod unsupported;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -62,12 +63,12 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
     if let Err(error) = message(&filled, context, 0) {
         warnings.say("message", error.to_string());
     }
-    let warnings = warnings.into_lines(&stack);
     if faults.is_empty() {
-        return Ok(Loaded { written, filled, warnings });
+        unsupported::warn(&filled, &mut warnings);
+        return Ok(Loaded { written, filled, warnings: warnings.into_lines(&stack) });
     }
     // What is missing may be there under a misspelt key, so the warnings belong to the answer.
-    let warnings = warnings.into_iter().map(|warning| format!("warning: {warning}"));
+    let warnings = warnings.into_lines(&stack).into_iter().map(|warning| format!("warning: {warning}"));
     Err(Error::Document(faults.into_lines(&stack).into_iter().chain(warnings).collect()))
 }
 

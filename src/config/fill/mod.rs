@@ -37,7 +37,7 @@ pub fn fill(
     scripts::fill(&mut config, &expand, warnings);
     forwards::fill(&mut config, context, &expand, warnings);
     stack.networks = networks::fill(&mut config, context, stack);
-    guest(&mut config, context.host, warnings);
+    guest(&mut config, context.host);
     if config.plain == Some(true) {
         make_plain(&mut config);
     }
@@ -103,7 +103,7 @@ fn images(config: &mut Config) {
 }
 
 /// What the guest is told, in order of the schema.
-fn guest(config: &mut Config, host: &Host, warnings: &mut Remarks) {
+fn guest(config: &mut Config, host: &Host) {
     let Ssh { local_port, load_dot_ssh_pub_keys, forward_agent, forward_x11, forward_x11_trusted, over_vsock: _ } =
         config.ssh.get_or_insert_default();
     default(local_port, 0);
@@ -112,12 +112,9 @@ fn guest(config: &mut Config, host: &Host, warnings: &mut Remarks) {
     }
     default(&mut config.upgrade_packages, false);
     let Containerd { system, user, archives } = config.containerd.get_or_insert_default();
-    for (name, switch) in [("system", system), ("user", user)] {
-        // Lima's default for user is true; until the archives are put on the disk an honest default is false.
-        if *switch.get_or_insert(false) {
-            warnings.add(format!("containerd.{name}"), "containerd is not set up yet by limafs");
-        }
-    }
+    // Lima's default for user is true; until the archives are put on the disk an honest default is false.
+    default(system, false);
+    default(user, false);
     default(archives, Vec::new());
     default(&mut config.guest_install_prefix, "/usr/local".into());
     default(&mut config.env, Default::default());
