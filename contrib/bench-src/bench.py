@@ -1,135 +1,19 @@
-"""Takes the figures. Run by contrib/bench, which sets LIMAFS and BENCH_BIN. Needs nothing but Python's own library."""
+"""Takes the figures. Run by contrib/bench, which sets LIMAFS, BENCH_BIN and FIGURES. Needs nothing but Python's own library."""
 
-import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import shutil
-import signal
 import socket
 import statistics
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 
-LIMAFS = os.environ["LIMAFS"]
-BIN = os.environ["BENCH_BIN"]
-FAKE = "vmType: fake\nimages:\n- location: /etc/profile\n"
-ROWS = []
+from common import FAKE, ROWS, Fleet, best_of, calls, fleet, minfs, row, run, tmpfs, until
 
-
-def row(figure, measured, target, ok):
-    """Adds a line to the table and shows it."""
-    ROWS.append(ok)
-    print(f"{figure:<58} {measured:>22}   {target:<14} {'ok' if ok else 'NO'}", flush=True)
-
-
-def run(*argv, **kwargs):
-    return subprocess.run(argv, check=True, capture_output=True, text=True, **kwargs).stdout
-
-
-def calls(mode, *paths):
-    """Nanoseconds a call: (fastest batch, median batch)."""
-    best, median = run(f"{BIN}/calls", mode, *paths).split()
-    return float(best), float(median)
-
-
-def until(what, seconds, condition):
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"bench: not within {seconds} s: {what}")
-        time.sleep(0.002)
-    return answer
-
-
-class Fleet:
-    """A home and a mountpoint of its own, with a daemon."""
-
-    def __init__(self):
-        self.dir = tempfile.mkdtemp(prefix="lfb", dir="/tmp")
-        self.home, self.mnt = f"{self.dir}/.lima", f"{self.dir}/lima"
-        self.env = {**os.environ, "HOME": self.dir, "LIMA_HOME": self.home}
-        os.makedirs(self.home, 0o700)
-        os.mkdir(self.mnt)
-
-    def mount(self):
-        run(LIMAFS, "mount", self.mnt, env=self.env)
-
-    def unmount(self):
-        run(LIMAFS, "unmount", self.mnt, env=self.env)
-
-    def path(self, *parts):
-        return os.path.join(self.mnt, *parts)
-
-    def read(self, *parts):
-        with open(self.path(*parts)) as file:
-            return file.read().strip()
-
-    def json(self, name):
-        return json.loads(self.read(name, "status.json"))
-
-    def create(self, name, text):
-        os.mkdir(self.path(name))
-        with open(self.path(name, "lima.yaml"), "w") as file:
-            file.write(text)
-
-    def verb(self, name, word):
-        with open(self.path(name, "state"), "w", buffering=1) as file:
-            file.write(word + "\n")
-
-    def reach(self, name, state, seconds=60):
-        until(f"{name} is {state}, not {self.read(name, 'state')}", seconds, lambda: self.read(name, "state") == state)
-
-    def pid(self, *words):
-        """The process of this home whose arguments begin so."""
-        for entry in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                argv = open(f"/proc/{entry}/cmdline").read().split("\0")[1:]
-                environ = open(f"/proc/{entry}/environ").read()
-                if argv[: len(words)] == list(words) and f"LIMA_HOME={self.home}\0" in environ + "\0":
-                    return int(entry)
-        raise SystemExit(f"bench: no process {words}")
-
-    def close(self):
-        for name in os.listdir(self.home):
-            if os.path.isdir(self.path(name)) and self.read(name, "state") not in ("Stopped", "Uninitialized"):
-                self.verb(name, "kill")
-                self.reach(name, "Stopped")
-        self.unmount()
-        shutil.rmtree(self.dir)
-
-
-@contextlib.contextmanager
-def fleet():
-    one = Fleet()
-    one.mount()
-    try:
-        yield one
-    finally:
-        one.close()
-
-
-@contextlib.contextmanager
-def tmpfs():
-    """A directory on tmpfs: /dev/shm is one on every Linux machine."""
-    path = tempfile.mkdtemp(prefix="lfb", dir="/dev/shm")
-    yield path
-    shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def minfs():
-    """The minimal C file system, mounted."""
-    path = tempfile.mkdtemp(prefix="lfb", dir="/tmp")
-    server = subprocess.Popen([f"{BIN}/minfs", path])
-    until("minfs is mounted", 5, lambda: os.path.exists(f"{path}/state"))
-    yield path
-    server.send_signal(signal.SIGTERM)
-    server.wait(5)
-    os.rmdir(path)
+MIB = 1 << 20
 
 
 def single_calls(one):
@@ -150,16 +34,6 @@ def single_calls(one):
         row("open+read+close of state : minimal C libfuse3", f"{ratio:.2f} ({ours / 1e3:.1f} : {theirs / 1e3:.1f} us)", "<= 1.2", ratio <= 1.2)
 
 
-def best_of(times, *argv):
-    """Fastest run of a command, in seconds."""
-    best = float("inf")
-    for _ in range(times):
-        start = time.perf_counter()
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def a_thousand():
     one = Fleet()
     for number in range(1000):
@@ -173,6 +47,10 @@ def a_thousand():
     took = time.perf_counter() - start
     assert first == "Stopped", first
     row("1,000 instances: mount usable within", f"{took:.2f} s", "<= 2 s", took <= 2)
+    listed = one.read("list").splitlines()
+    took = time.perf_counter() - start
+    assert len(listed) == 1001, len(listed)
+    row("1,000 instances: from mount to all of list read", f"{took:.2f} s", "< 1 s", took < 1)
     with tmpfs() as shm:
         for number in range(1000):
             os.mkdir(f"{shm}/i{number:03}")
@@ -192,6 +70,62 @@ def a_thousand():
         row("1,000 instances: cat */state : minimal C libfuse3", f"{ratio:.2f} ({cat:.0f} : {least_cat:.0f} us)", "<= 1.2", ratio <= 1.2)
     one.unmount()
     shutil.rmtree(one.dir)
+
+
+def documents():
+    """What only the program itself can measure."""
+    told = json.loads(run(os.environ["FIGURES"]))
+    name, took = f"{told['template']}, {told['templateBytes']} bytes", told["documentSeconds"] * 1e3
+    row(f"parse, merge, fill, validate {name}", f"{took:.2f} ms", "< 2 ms", took < 2)
+    took, size = told["cidataSeconds"] * 1e3, told["cidataBytes"] / MIB
+    row("cidata of a default instance", f"{took:.2f} ms", "< 20 ms", took < 20)
+    row("cidata of a default instance: size", f"{size:.2f} MiB", "< 8 MiB", size < 8)
+
+
+def disks(rounds=3, size=600):
+    """From `echo start` to the disk of an image in the cache, digest verified, and a mere copy of the image, in turns."""
+    one = Fleet()
+    one.mount()
+    url = "https://example.invalid/image.img"
+    entry = f"{one.cache}/lima/download/by-url-sha256/{hashlib.sha256(url.encode()).hexdigest()}"
+    os.makedirs(entry, 0o700)
+    digest = fill(f"{entry}/data", size)
+    with open(f"{entry}/url", "w") as file:
+        file.write(url)
+    one.create("foo", f"vmType: fake\nimages:\n- {{location: {url}, digest: 'sha256:{digest}'}}\n")
+    disk, copy = f"{one.home}/foo/disk", f"{one.home}/copy"
+    ours, theirs, synced = [], [], []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        run("cp", "--reflink=auto", f"{entry}/data", copy)
+        theirs.append(time.perf_counter() - begun)
+        run("sync", copy)
+        synced.append(time.perf_counter() - begun)
+        os.remove(copy)
+        begun = time.perf_counter()
+        one.verb("foo", "start")
+        until("the disk is there", 120, lambda: os.path.exists(disk))
+        ours.append(time.perf_counter() - begun)
+        one.reach("foo", "Running")
+        one.verb("foo", "kill")
+        one.reach("foo", "Stopped")
+        os.remove(disk)
+    mine, cp = min(ours), min(theirs)
+    row(f"{size} MiB in the cache to disk : cp --reflink=auto", f"{mine / cp:.2f} ({mine:.2f} : {cp:.2f} s)", "<= 1.1", mine / cp <= 1.1)
+    print(f"    (cp and then sync, as a disk is made to last, took {min(synced):.2f} s)")
+    one.close()
+
+
+def fill(path, size):
+    """Writes so many MiB without holes, makes them last, and returns their SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for _ in range(size):
+            block = os.urandom(MIB)
+            digest.update(block)
+            file.write(block)
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def announcements(one, changes=300):
@@ -345,7 +279,9 @@ def main():
         one.verb("bar", "start")
         one.reach("bar", "Running")
         announcements(one)
+    documents()
     a_thousand()
+    disks()
     guest = os.environ.get("LIMAFS_TEST_GUEST")
     if quick or not guest:
         print("\nSKIPPED: figures of a real guest" + ("" if quick else " (LIMAFS_TEST_GUEST is not set)"))
