@@ -47,6 +47,11 @@ fn status_json_has_the_fields_that_limactl_prints() -> Outcome {
     for key in ["mounts", "dns", "env", "provision", "vmOpts"] {
         ensure!(object["config"].get(key).is_none(), "config.{key} is there: {object}");
     }
+    fs::write(fleet.home.join("foo/lima.yaml"), "images: 5\n")?;
+    fleet.wait_state("foo", "Broken", secs(5))?;
+    let object = json(&fleet)?;
+    same!((&object["vmType"], &object["arch"]), (&Value::from(""), &Value::from("")));
+    ensure!(object.get("config").is_none(), "a broken instance has a config: {object}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use limafs_driver::Config;
 use serde_json::{Map, Value, json};
 
 use crate::config;
@@ -116,8 +117,6 @@ fn lima_fields(snapshot: &Snapshot) -> Map<String, Value> {
     put("dir", json!(snapshot.dir));
     if let Some(loaded) = snapshot.loaded() {
         let config = &loaded.filled;
-        put("vmType", json!(config.vm_type));
-        put("arch", json!(config.arch));
         put("cpus", json!(config.cpus));
         put("memory", json!(config.memory.as_deref().and_then(config::size)));
         put("disk", json!(config.disk.as_deref().and_then(config::size)));
@@ -141,6 +140,11 @@ fn lima_fields(snapshot: &Snapshot) -> Map<String, Value> {
         put("LimaHome", json!(home.path()));
         put("IdentityFile", json!(home.config(names::USER_KEY)));
     }
+    // These are there even when nothing is known.
+    let config = snapshot.loaded().map(|loaded| &loaded.filled);
+    let text = |field: fn(&Config) -> &Option<String>| config.and_then(|config| field(config).as_deref()).unwrap_or("");
+    object.insert("vmType".into(), json!(text(|config| &config.vm_type)));
+    object.insert("arch".into(), json!(text(|config| &config.arch)));
     object.insert("protected".into(), json!(snapshot.protected));
     object.insert("limaVersion".into(), json!(snapshot.lima_version));
     object
