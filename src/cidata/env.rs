@@ -9,6 +9,9 @@ use limafs_driver::Config;
 use super::{Entry, Guest, certificates, one_line, provision, required};
 use crate::error::{Error, Result};
 
+/// Begins a line that is on every disk of ours and on none of Lima's.
+pub const MARK: &str = "LIMAFS_BOOT_PORT=";
+
 const PROXIES: [&str; 4] = ["ftp_proxy", "http_proxy", "https_proxy", "no_proxy"];
 // What the drivers' user network looks like from the guest.
 const GATEWAY: &str = "192.168.5.2";
@@ -114,7 +117,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     let remove = if certificates::removes_defaults(config) { "1" } else { "" };
     let zone = one_line("timezone", config.timezone.as_deref().unwrap_or_default())?;
     let port = one_line("boot port", guest.boot_port)?;
-    text.push_str(&format!("LIMAFS_BOOT_PORT={port}\nLIMAFS_TIMEZONE={zone}\nLIMAFS_CA_REMOVE_DEFAULTS={remove}\n"));
+    text.push_str(&format!("{MARK}{port}\nLIMAFS_TIMEZONE={zone}\nLIMAFS_CA_REMOVE_DEFAULTS={remove}\n"));
     Ok(text)
 }
 

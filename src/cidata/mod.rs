@@ -77,6 +77,12 @@ pub fn render(guest: &Guest) -> Result<Cidata> {
     Ok(Cidata { iid, entries })
 }
 
+/// Whether a disk was made from what [`render`] says, by whatever version, and not by Lima.
+pub fn is_ours(iso: &[u8]) -> bool {
+    let mark = env::MARK.as_bytes();
+    iso.windows(mark.len()).any(|window| window == mark)
+}
+
 impl Entry {
     fn text(path: impl Into<String>, text: impl Into<String>) -> Self {
         Self { path: path.into(), mode: 0o600, bytes: text.into().into_bytes() }

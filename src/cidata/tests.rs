@@ -63,6 +63,15 @@ impl Told {
     }
 }
 
+#[test]
+fn a_disk_of_ours_is_known_from_one_of_lima() {
+    let ours = told().render().unwrap();
+    assert!(is_ours(&iso(&ours.entries).unwrap()));
+    let meta = Entry::text("meta-data", "instance-id: iid-1795280298\nlocal-hostname: lima-foo\n");
+    let env = Entry::text("lima.env", "LIMA_CIDATA_NAME=foo\nLIMA_CIDATA_USER=ada\n");
+    assert!(!is_ours(&iso(&[env, meta]).unwrap()));
+}
+
 fn text(cidata: &Cidata, path: &str) -> String {
     let entry = cidata.entries.iter().find(|entry| entry.path == path);
     String::from_utf8(entry.unwrap_or_else(|| panic!("no {path}")).bytes.clone()).unwrap()

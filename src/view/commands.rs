@@ -142,11 +142,16 @@ impl View {
         let home = self.0.home.clone();
         blocking(move || store::rename(&home, &snapshot.dir, &target)).await?;
         drop(lock);
+        self.renamed(key, &from, to);
+        Ok(())
+    }
+
+    /// Takes in and tells of a rename that was made on disk.
+    pub(super) fn renamed(&self, key: Key, from: &Name, to: &Name) {
         let changes = self.0.tree.lock().rename(key, to, &self.0.host);
         self.0.announcer.announce(changes);
-        self.happened(&from, &format!("renamed to {to}"));
+        self.happened(from, &format!("renamed to {to}"));
         self.announce_list();
-        Ok(())
     }
 
     /// A write to a control node.
@@ -287,7 +292,7 @@ impl View {
         self.wake(key);
     }
 
-    fn announce_list(&self) {
+    pub(super) fn announce_list(&self) {
         let id = super::node::ROOT_LIST;
         let ino = self.0.tree.lock().number(&Target::RootNode(id));
         self.0.announcer.announce([super::announce::Change::Content { ino, path: id.root_node().name.into() }]);

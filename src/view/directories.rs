@@ -30,11 +30,19 @@ impl View {
             Ok(name) => name,
             Err(error) => return self.refused(parent, error),
         };
-        if self.is_publisher(caller) {
-            return self.show(&name).into();
-        }
         let view = self.clone();
+        if self.is_publisher(caller) {
+            return Outcome::later(async move { view.appear(&name) });
+        }
         Outcome::later(async move { view.create(name).await })
+    }
+
+    /// Shows and tells of an instance that somebody else made.
+    fn appear(&self, name: &Name) -> Result<Attr> {
+        let attr = self.show(name)?;
+        self.happened(name, "created");
+        self.announce_list();
+        Ok(attr)
     }
 
     /// Puts an instance that is on disk into the tree.
@@ -49,10 +57,9 @@ impl View {
     pub fn rmdir(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<()> {
         let found = self.child_of(parent, name);
         match found {
-            Ok(Target::Instance(key)) if self.is_publisher(caller) => self.hide(key).into(),
             Ok(Target::Instance(key)) => {
-                let view = self.clone();
-                Outcome::later(async move { view.delete(key).await })
+                let (view, is_gone) = (self.clone(), self.is_publisher(caller));
+                Outcome::later(async move { if is_gone { view.hide(key) } else { view.delete(key).await } })
             }
             // Part of `rm -r` of the instance.
             Ok(Target::WaitDir(_)) => Ok(()).into(),
@@ -67,13 +74,16 @@ impl View {
     /// Takes an instance whose directory is gone out of the tree.
     fn hide(&self, key: Key) -> Result<()> {
         let mut tree = self.0.tree.lock();
-        let dir = tree.home.path().join(tree.instance(key)?.name.as_str());
+        let name = tree.instance(key)?.name.clone();
+        let dir = tree.home.path().join(name.as_str());
         if dir.exists() {
             return Err(Error::busy(dir.display().to_string(), "is still there"));
         }
         tree.remove(key);
         drop(tree);
         self.wake(key);
+        self.happened(&name, "deleted");
+        self.announce_list();
         Ok(())
     }
 
@@ -146,13 +156,18 @@ impl View {
             Ok(name) => name,
             Err(error) => return self.refused(Ino::ROOT, error),
         };
-        if self.is_publisher(caller) {
-            let changes = self.0.tree.lock().rename(key, &name, &self.0.host);
-            self.0.announcer.announce(changes);
-            return Ok(()).into();
-        }
         let view = self.clone();
+        if self.is_publisher(caller) {
+            return Outcome::later(async move { view.moved(key, &name) });
+        }
         Outcome::later(async move { view.move_to(key, name).await })
+    }
+
+    /// Takes in and tells of a rename that somebody else made.
+    fn moved(&self, key: Key, to: &Name) -> Result<()> {
+        let from = self.name(key)?;
+        self.renamed(key, &from, to);
+        Ok(())
     }
 
     /// An editor's save by rename: onto lima.yaml it is a definition, else scratch stays scratch.

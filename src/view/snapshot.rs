@@ -47,6 +47,15 @@ pub enum Definition {
     },
 }
 
+/// What the pid files of an instance say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pids {
+    pub hostagent: Option<u32>,
+    pub driver: Option<u32>,
+    /// When the hostagent wrote its own.
+    pub since: Option<Timestamp>,
+}
+
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub name: Name,
@@ -62,6 +71,10 @@ pub struct Snapshot {
     pub protected: bool,
     /// `ssh.config` as the last hostagent wrote it.
     pub ssh_config: Option<Arc<str>>,
+    /// `lima-version` as it was made; empty while there is none.
+    pub lima_version: String,
+    /// What Lima's pid files say; counts only while Lima's hostagent runs it.
+    pub pids: Pids,
     /// Of this boot of the host only.
     pub record: Option<Record>,
     pub live: Live,
@@ -83,6 +96,8 @@ impl Snapshot {
             defined: created,
             protected: false,
             ssh_config: None,
+            lima_version: String::new(),
+            pids: Pids::default(),
             record: None,
             live: Live::None,
             refusal: None,
@@ -96,11 +111,26 @@ impl Snapshot {
     pub fn reread(&mut self) {
         self.protected = self.dir.join(names::PROTECTED).exists();
         self.record = store::record(&self.dir);
-        self.ssh_config = store::read_small(&self.dir.join(names::SSH_CONFIG))
-            .ok()
-            .flatten()
-            .map(|bytes| String::from_utf8_lossy(&bytes).into());
+        self.ssh_config = self.read_text(names::SSH_CONFIG).map(Into::into);
+        self.lima_version = self.read_text(names::LIMA_VERSION).unwrap_or_default().trim().to_owned();
         self.read_definition();
+        self.pids = self.read_pids();
+    }
+
+    fn read_text(&self, file: &str) -> Option<String> {
+        let bytes = store::read_small(&self.dir.join(file)).ok()??;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn read_pids(&self) -> Pids {
+        let pid = |file: &str| self.read_text(file).and_then(|text| text.trim().parse().ok());
+        let written = fs::metadata(self.dir.join(names::HA_PID)).ok();
+        let driver = self.loaded().and_then(|loaded| loaded.filled.vm_type.clone());
+        Pids {
+            hostagent: pid(names::HA_PID),
+            driver: driver.and_then(|driver| pid(&format!("{driver}.pid"))),
+            since: written.and_then(|meta| Timestamp::try_from(time_of(&meta)).ok()),
+        }
     }
 
     fn read_definition(&mut self) {
@@ -220,13 +250,21 @@ impl Snapshot {
 
     /// When the state last changed.
     pub fn since(&self) -> Timestamp {
+        let known = match &self.live {
+            Live::Agent(status) => Some(status.since),
+            Live::Spawning { since, .. } => Some(*since),
+            Live::Foreign { .. } => self.pids.since,
+            Live::None | Live::Lost => self.record.as_ref().map(|record| record.since),
+        };
+        known.unwrap_or_else(|| Timestamp::try_from(self.defined).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+
+    /// The hostagent's process and the VM's.
+    pub fn processes(&self) -> (Option<u32>, Option<u32>) {
         match &self.live {
-            Live::Agent(status) => status.since,
-            Live::Spawning { since, .. } => *since,
-            _ => match &self.record {
-                Some(record) => record.since,
-                None => Timestamp::try_from(self.defined).unwrap_or(Timestamp::UNIX_EPOCH),
-            },
+            Live::Agent(status) => (Some(status.hostagent_pid), status.driver_pid),
+            Live::Foreign { .. } => (self.pids.hostagent, self.pids.driver),
+            _ => (None, None),
         }
     }
 
@@ -246,8 +284,19 @@ impl Snapshot {
         match &self.live {
             Live::Agent(status) => status.ssh_local_port,
             Live::Foreign { ssh_local_port } => *ssh_local_port,
-            _ => self.record.as_ref().map_or(0, |record| record.ssh_local_port),
+            Live::Spawning { .. } | Live::Lost => self.record.as_ref().map_or(0, |record| record.ssh_local_port),
+            Live::None => self.last_port(),
         }
+    }
+
+    /// As `limactl list` has it for what is stopped: the port that is asked for, else the one of the last boot.
+    fn last_port(&self) -> u16 {
+        let asked = self.loaded().and_then(|loaded| loaded.filled.ssh.as_ref()?.local_port);
+        let last = || {
+            let text = self.ssh_config.as_deref()?;
+            text.lines().find_map(|line| line.trim().strip_prefix("Port ")?.trim().parse().ok())
+        };
+        asked.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0).or_else(last).unwrap_or(0)
     }
 }
 

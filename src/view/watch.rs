@@ -200,7 +200,11 @@ impl Batch {
                 Some(names::HA_SOCK | names::HA_PID) if mask.intersects(EventMask::CREATE | EventMask::MOVED_TO) => {
                     self.sockets.insert(key);
                 }
-                Some(names::LIMA_YAML | names::RECORD | names::PROTECTED | names::SSH_CONFIG) => {
+                // QEMU has written its pid by the time that it makes this socket.
+                Some(names::QMP_SOCK) if mask.contains(EventMask::CREATE) => {
+                    self.instances.insert(key);
+                }
+                Some(names::LIMA_YAML | names::LIMA_VERSION | names::RECORD | names::PROTECTED | names::SSH_CONFIG) => {
                     self.instances.insert(key);
                 }
                 Some(file) if mask.contains(EventMask::CREATE) => {

@@ -8,6 +8,7 @@ mod bases;
 mod daemon;
 mod disks;
 mod documents;
+mod foreign;
 mod images;
 mod knobs;
 mod lifecycle;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     all.extend(scratch::cases());
     all.extend(knobs::cases());
     all.extend(lifecycle::cases());
+    all.extend(foreign::cases());
     all.extend(semantics::cases());
     all.extend(pending::cases());
     all.extend(reading::cases());

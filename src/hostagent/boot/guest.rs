@@ -17,7 +17,7 @@ use crate::store;
 pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, identity: &Identity) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
-    forget_host_keys_of_others(boot, &path, &known_hosts)?;
+    forget_host_keys_of_others(&path, &known_hosts)?;
     let boot_port = driver.info().boot_port;
     let guest = Guest {
         name: &boot.name,
@@ -53,17 +53,18 @@ pub fn ssh_options(config: &Config) -> Vec<(&'static str, &'static str)> {
     table.into_iter().filter(|(_, wanted)| *wanted == Some(true)).map(|(key, _)| (key, "yes")).collect()
 }
 
-/// limactl boots a guest with an instance id of its own, for which cloud-init makes new host keys. A cidata.iso that
-/// does not hold our last id was written by it.
-fn forget_host_keys_of_others(boot: &Boot, iso: &Path, known_hosts: &Path) -> Result<()> {
-    let Some(record) = store::record(&boot.dir).filter(|record| !record.iid.is_empty()) else { return Ok(()) };
-    let Ok(bytes) = std::fs::read(iso) else { return Ok(()) };
-    let iid = record.iid.as_bytes();
-    if bytes.windows(iid.len()).any(|window| window == iid) {
-        return Ok(());
+/// limactl boots a guest with an instance id and a cidata.iso of its own, for which cloud-init makes new host keys.
+fn forget_host_keys_of_others(iso: &Path, known_hosts: &Path) -> Result<()> {
+    match std::fs::read(iso) {
+        Ok(bytes) if !cidata::is_ours(&bytes) => {
+            tracing::info!("the last boot was not by limafs: the guest's ssh host key is taken anew");
+            pin::remove(known_hosts)
+        }
+        Ok(_) => Ok(()),
+        // Nobody has booted it yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(iso)(error)),
     }
-    tracing::info!("the last boot was not by limafs: the guest's ssh host key is taken anew");
-    pin::remove(known_hosts)
 }
 
 /// The home's own key first, then those of `~/.ssh` where lima.yaml asks for them.
@@ -108,4 +109,24 @@ fn environment() -> BTreeMap<String, String> {
 fn has_bytes(path: &Path, bytes: &[u8]) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.len() == bytes.len() as u64)
         && std::fs::read(path).is_ok_and(|old| old == bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_a_pin_from_before_a_boot_by_limactl_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (iso, known_hosts) = (dir.path().join(names::CIDATA_ISO), dir.path().join(names::KNOWN_HOSTS));
+        std::fs::write(&known_hosts, "lima-foo ssh-ed25519 AAAA\n").unwrap();
+        forget_host_keys_of_others(&iso, &known_hosts).unwrap();
+        assert!(known_hosts.exists(), "dropped without a boot");
+        std::fs::write(&iso, "LIMA_CIDATA_NAME=foo\nLIMAFS_BOOT_PORT=\n").unwrap();
+        forget_host_keys_of_others(&iso, &known_hosts).unwrap();
+        assert!(known_hosts.exists(), "dropped after a boot of ours");
+        std::fs::write(&iso, "LIMA_CIDATA_NAME=foo\n").unwrap();
+        forget_host_keys_of_others(&iso, &known_hosts).unwrap();
+        assert!(!known_hosts.exists(), "kept after a boot by limactl");
+    }
 }

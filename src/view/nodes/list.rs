@@ -1,5 +1,7 @@
 //! `list`: the table that `limactl list` prints.
 
+use std::path::Path;
+
 use crate::config;
 use crate::view::snapshot::Snapshot;
 
@@ -33,16 +35,35 @@ fn row(snapshot: &Snapshot) -> [String; 9] {
     let size = |text: Option<String>| {
         text.as_deref().and_then(config::size).map_or_else(|| "-".to_owned(), config::format_size)
     };
-    let port = if snapshot.state().is_live() { snapshot.ssh_local_port() } else { 0 };
     [
         snapshot.name.to_string(),
         snapshot.state().to_string(),
-        format!("127.0.0.1:{port}"),
+        format!("127.0.0.1:{}", snapshot.ssh_local_port()),
         config.vm_type.unwrap_or_else(|| "-".into()),
         config.arch.unwrap_or_else(|| "-".into()),
         config.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),
         size(config.memory),
         size(config.disk),
-        snapshot.dir.display().to_string(),
+        short(&snapshot.dir, &snapshot.host.user.home),
     ]
+}
+
+/// A path with `~` for the user's own directory.
+fn short(dir: &Path, home: &Path) -> String {
+    match dir.strip_prefix(home) {
+        Ok(rest) => Path::new("~").join(rest).display().to_string(),
+        Err(_) => dir.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_own_directory_is_a_tilde() {
+        let home = Path::new("/home/me");
+        assert_eq!(short(Path::new("/home/me/.lima/foo"), home), "~/.lima/foo");
+        assert_eq!(short(Path::new("/home/meme/.lima/foo"), home), "/home/meme/.lima/foo");
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use limafs_driver::Config;
 use serde_json::{Map, Value, json};
 
 use crate::config;
-use crate::names;
+use crate::names::{self, Home};
 use crate::view::snapshot::Snapshot;
 
 /// `key: value` lines that are valid YAML.
@@ -42,9 +43,9 @@ pub fn status(snapshot: &Snapshot) -> String {
     if snapshot.state().is_live() && snapshot.ssh_local_port() != 0 {
         line("ssh", &format!("127.0.0.1:{}", snapshot.ssh_local_port()));
     }
-    if let Some(status) = agent {
-        let vm = status.driver_pid.map_or(String::new(), |pid| format!(" vm {pid}"));
-        line("pids", &format!("hostagent {}{vm}", status.hostagent_pid));
+    if let (Some(hostagent), driver) = snapshot.processes() {
+        let vm = driver.map_or(String::new(), |pid| format!(" vm {pid}"));
+        line("pids", &format!("hostagent {hostagent}{vm}"));
     }
     line("dir", &snapshot.dir.to_string_lossy());
     let pending = snapshot.pending();
@@ -106,8 +107,7 @@ pub fn status_json(snapshot: &Snapshot) -> String {
 fn lima_fields(snapshot: &Snapshot) -> Map<String, Value> {
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| {
-        let empty = matches!(&value, Value::Null) || value == "" || value == 0 || value == json!([]);
-        if !empty {
+        if !(is_empty(&value) || value == "" || value == 0) {
             object.insert(key.into(), value);
         }
     };
@@ -117,28 +117,58 @@ fn lima_fields(snapshot: &Snapshot) -> Map<String, Value> {
     put("dir", json!(snapshot.dir));
     if let Some(loaded) = snapshot.loaded() {
         let config = &loaded.filled;
-        put("vmType", json!(config.vm_type));
-        put("arch", json!(config.arch));
         put("cpus", json!(config.cpus));
         put("memory", json!(config.memory.as_deref().and_then(config::size)));
         put("disk", json!(config.disk.as_deref().and_then(config::size)));
         put("network", json!(config.networks));
         put("additionalDisks", json!(config.additional_disks));
-        put("config", json!(config));
+        put("config", pruned(json!(config)));
         put("param", json!(config.param));
     }
-    put("message", json!(super::message(snapshot)));
+    let message = super::message(snapshot);
+    put("message", json!(message.strip_suffix('\n').unwrap_or(&message)));
     put("sshLocalPort", json!(snapshot.ssh_local_port()));
     put("sshConfigFile", json!(snapshot.dir.join(names::SSH_CONFIG)));
     put("sshAddress", json!("127.0.0.1"));
-    if let Some(status) = snapshot.status() {
-        put("hostAgentPID", json!(status.hostagent_pid));
-        put("driverPID", json!(status.driver_pid));
-    }
+    let (hostagent, driver) = snapshot.processes();
+    put("hostAgentPID", json!(hostagent));
+    put("driverPID", json!(driver));
     put("errors", json!(snapshot.errors()));
+    put("HostOS", json!(snapshot.host.os.to_lowercase()));
+    put("HostArch", json!(snapshot.host.arch));
+    if let Some(home) = snapshot.dir.parent().map(Home::at) {
+        put("LimaHome", json!(home.path()));
+        put("IdentityFile", json!(home.config(names::USER_KEY)));
+    }
+    // These are there even when nothing is known.
+    let config = snapshot.loaded().map(|loaded| &loaded.filled);
+    let text = |field: fn(&Config) -> &Option<String>| config.and_then(|config| field(config).as_deref()).unwrap_or("");
+    object.insert("vmType".into(), json!(text(|config| &config.vm_type)));
+    object.insert("arch".into(), json!(text(|config| &config.arch)));
     object.insert("protected".into(), json!(snapshot.protected));
-    object.insert("limaVersion".into(), json!(crate::store::LIMA_COMPATIBLE));
+    object.insert("limaVersion".into(), json!(snapshot.lima_version));
     object
+}
+
+/// Without what is unset or empty, at any depth: Lima's JSON leaves that out, and programs test for the key.
+fn pruned(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().map(|(key, value)| (key, pruned(value)));
+            Value::Object(kept.filter(|(_, value)| !is_empty(value)).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(pruned).collect()),
+        value => value,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
 }
 
 /// Lima knows no Starting, Stopping, Degraded or Paused: a VM that is there is Running.
@@ -153,7 +183,18 @@ fn lima_status(snapshot: &Snapshot) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::scalar;
+    use serde_json::json;
+
+    use super::{pruned, scalar};
+
+    #[test]
+    fn what_is_empty_is_left_out_and_what_is_false_or_zero_stays() {
+        let config = json!({ "dns": [], "vnc": { "display": null }, "images": [{ "location": "a", "digest": null }],
+            "ssh": { "localPort": 0, "forwardAgent": false }, "audio": { "device": "" } });
+        let lean = json!({ "images": [{ "location": "a" }], "ssh": { "localPort": 0, "forwardAgent": false },
+            "audio": { "device": "" } });
+        assert_eq!(pruned(config), lean);
+    }
 
     #[test]
     fn text_that_yaml_would_read_otherwise_is_quoted() {
