@@ -211,7 +211,8 @@ impl View {
     fn was_lost(&self, key: Key, known: &Live) -> bool {
         self.changed(key, Snapshot::reread);
         let Ok(snapshot) = self.snapshot(key) else { return false };
-        let lost = !matches!(snapshot.live, Live::Foreign { .. }) && is_recorded(&snapshot);
+        let is_foreign = matches!(snapshot.live, Live::Foreign { .. });
+        let lost = !is_foreign && has_vm(&snapshot) && is_recorded(&snapshot);
         let next = if lost { Live::Lost } else { Live::None };
         let mut is_let_be = false;
         self.take_in(key, next, |now| {
@@ -297,7 +298,8 @@ fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
 
 /// Whether a VM runs, as far as can be seen without a driver.
 fn has_vm(snapshot: &Snapshot) -> bool {
-    is_recorded(snapshot) || has_driver(&snapshot.dir)
+    // Where the document is gone somebody is deleting the instance: a hostagent would write into what vanishes.
+    snapshot.dir.join(names::LIMA_YAML).exists() && (is_recorded(snapshot) || has_driver(&snapshot.dir))
 }
 
 /// Whether the last hostagent left a VM.

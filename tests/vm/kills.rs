@@ -12,6 +12,7 @@ pub fn cases() -> Vec<Case> {
         a_booting_guest_survives_every_kill,
         a_stop_survives_the_death_of_its_hostagent,
         x10_a_killed_qemu_is_told_within_1_s_and_starts_again,
+        a_kill_after_the_first_boot_loses_no_host_key,
         x06_the_console_has_no_gap_over_a_kill,
     ]
 }
@@ -91,6 +92,18 @@ fn a_stop_survives_the_death_of_its_hostagent() -> Outcome {
         ensure!(!vm.is_some_and(procs::is_alive), "the VM is still there after {victims:?}");
     }
     Ok(())
+}
+
+/// The key is pinned with the first login; a guest that made another one afterwards could not be told from an impostor.
+fn a_kill_after_the_first_boot_loses_no_host_key() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    fleet.create("foo", &fast("")?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    fleet.ok("echo kill > foo/state")?;
+    fleet.wait_state("foo", "Stopped", secs(10))?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(ssh(&fleet, "foo", "echo there")?, "there");
+    stop(&fleet, "foo")
 }
 
 fn x10_a_killed_qemu_is_told_within_1_s_and_starts_again() -> Outcome {

@@ -66,6 +66,11 @@ deliver() {
     done
 }
 
+# The host pins the key that it is shown first: one that a sudden end would lose must be on the disk before that.
+keep_host_keys() {
+    [ -z "$(find /etc/ssh -name 'ssh_host_*_key' -mmin -60 2>/dev/null)" ] || sync
+}
+
 report() {
     printf '%s %s\n' "$1" "$iid" >>"$run/reports"
 }
@@ -74,7 +79,7 @@ report() {
 ticks=0
 phase=sshd
 while [ "$ticks" -lt 6000 ]; do
-    [ "$phase" = sshd ] && ssh_listens && report sshd && phase=session
+    [ "$phase" = sshd ] && ssh_listens && keep_host_keys && report sshd && phase=session
     if [ "$phase" = session ] && can_log_in; then
         printf '%s\n' "$iid" >/run/lima-ssh-ready
         report session
