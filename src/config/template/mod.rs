@@ -24,6 +24,9 @@ impl Default for Fuel {
     }
 }
 
+/// The longest reason given for refusing a text, bytes.
+const MOST_REASON: usize = 500;
+
 /// How deep blocks and parentheses may nest.
 const MOST_DEPTH: usize = 50;
 
@@ -32,9 +35,16 @@ pub fn expand(text: &str, root: &Value, fuel: &mut Fuel) -> Result<String, Strin
     if !has_actions(text) {
         return Ok(text.to_owned());
     }
-    let pieces = lex::lex(text)?;
-    let nodes = parse::parse(pieces)?;
-    eval::run(&nodes, root, fuel)
+    lex::lex(text).and_then(parse::parse).and_then(|nodes| eval::run(&nodes, root, fuel)).map_err(shortened)
+}
+
+/// Reasons quote words of the text, which may be as long as the text.
+fn shortened(mut why: String) -> String {
+    if why.len() > MOST_REASON {
+        why.truncate(why.floor_char_boundary(MOST_REASON));
+        why.push('…');
+    }
+    why
 }
 
 /// Whether there is anything to expand.
