@@ -42,7 +42,7 @@ pub fn expand(text: &str, root: &Value, fuel: &mut Fuel) -> Result<String, Strin
 fn shortened(mut why: String) -> String {
     if why.len() > MOST_REASON {
         why.truncate(why.floor_char_boundary(MOST_REASON));
-        why.push('…');
+        why.push_str("...");
     }
     why
 }
