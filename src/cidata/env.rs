@@ -14,9 +14,9 @@ pub const MARK: &str = "LIMAFS_BOOT_PORT=";
 
 const PROXIES: [&str; 4] = ["ftp_proxy", "http_proxy", "https_proxy", "no_proxy"];
 // What the drivers' user network looks like from the guest.
-const GATEWAY: &str = "192.168.5.2";
+pub const GATEWAY: &str = "192.168.5.2";
 const DNS: &str = "192.168.5.3";
-const ADDRESS: &str = "192.168.5.15";
+pub const ADDRESS: &str = "192.168.5.15";
 
 pub fn entries(guest: &Guest, iid: &str) -> Result<[Entry; 3]> {
     let mut param_env = params(guest.config)?.join("\n");
@@ -103,6 +103,8 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
         ("SLIRP_DNS", DNS.to_owned()),
         ("SLIRP_GATEWAY", GATEWAY.to_owned()),
         ("SLIRP_IP_ADDRESS", ADDRESS.to_owned()),
+        ("UDP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(udp, _)| udp.to_string())),
+        ("TCP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(_, tcp)| tcp.to_string())),
         ("VMTYPE", text("vmType", config.vm_type.as_deref())?),
         ("PLAIN", flag(config.plain)),
         ("SKIP_DEFAULT_DEPENDENCY_RESOLUTION", flag(Some(provision::skips_packages(config)))),

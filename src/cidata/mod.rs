@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::names::Name;
 
-pub use env::params;
+pub use env::{ADDRESS, GATEWAY, params};
 pub use iso::iso;
 
 /// Everything that the guest is told.
@@ -39,6 +39,8 @@ pub struct Guest<'a> {
     pub keep_host_keys: bool,
     /// MAC address of eth0.
     pub mac: &'a str,
+    /// Ports of the host's loopback, for UDP and for TCP, where the guest's name server listens.
+    pub dns: Option<(u16, u16)>,
     /// Name of the virtio-serial port for boot reports, or empty.
     pub boot_port: &'a str,
     /// From the driver: `boot.Linux/FILE` to its bytes.

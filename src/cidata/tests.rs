@@ -7,6 +7,7 @@ struct Told {
     config: Config,
     keys: Vec<String>,
     keep_host_keys: bool,
+    dns: Option<(u16, u16)>,
     boot_port: String,
     scripts: BTreeMap<String, Vec<u8>>,
     ca_files: Vec<String>,
@@ -26,6 +27,7 @@ fn told() -> Told {
         config: Config { os: Some("Linux".into()), user: Some(user), ..Config::default() },
         keys: vec!["ssh-ed25519 AAAA lima".into()],
         keep_host_keys: false,
+        dns: None,
         boot_port: "io.limafs.boot.0".into(),
         scripts: BTreeMap::new(),
         ca_files: Vec::new(),
@@ -42,6 +44,7 @@ impl Told {
             ssh_keys: &self.keys,
             keep_host_keys: self.keep_host_keys,
             mac: "52:55:55:01:02:03",
+            dns: self.dns,
             boot_port: &self.boot_port,
             boot_scripts: &self.scripts,
             ca_files: &self.ca_files,
@@ -223,6 +226,17 @@ fn values_that_would_break_a_line_are_refused() {
         let error = told.render().unwrap_err();
         assert_eq!(error.errno(), libc::EINVAL, "{error}");
     }
+}
+
+#[test]
+fn the_guest_is_told_where_its_name_server_is() {
+    let lines = |told: &Told| {
+        let text = told.text("lima.env");
+        text.lines().filter(|line| line.contains("DNS_LOCAL_PORT")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let with = Told { dns: Some((5300, 5301)), ..told() };
+    assert_eq!(lines(&with), ["LIMA_CIDATA_UDP_DNS_LOCAL_PORT=5300", "LIMA_CIDATA_TCP_DNS_LOCAL_PORT=5301"]);
+    assert_eq!(lines(&told()), ["LIMA_CIDATA_UDP_DNS_LOCAL_PORT=", "LIMA_CIDATA_TCP_DNS_LOCAL_PORT="]);
 }
 
 #[test]

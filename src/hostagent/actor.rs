@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::names::Name;
 use crate::started::Started;
 use crate::status::{Forward, Refusal, State, Status, Verb};
-use crate::store::{self, Record};
+use crate::store::{self, Ports, Record};
 
 /// How long a VM that was paused may take to say that it still is.
 const FIRST_WORD: Duration = Duration::from_millis(500);
@@ -65,6 +65,8 @@ pub struct Facts {
     pub ssh_local_port: u16,
     pub iid: String,
     pub driver_pid: Option<u32>,
+    /// Where the guest's name server listens, if it has one of ours.
+    pub dns: Option<Ports>,
     /// `None` when somebody else has started the VM.
     pub started: Option<Started>,
 }
@@ -119,6 +121,7 @@ impl Actor {
         let facts = Facts {
             driver: record.as_ref().map(|record| record.driver.clone()).unwrap_or_default(),
             ssh_local_port: record.as_ref().map_or(0, |record| record.ssh_local_port),
+            dns: record.as_ref().and_then(|record| record.dns),
             ..Facts::default()
         };
         let machine = Machine::default();
@@ -297,6 +300,7 @@ impl Actor {
             driver_pid: self.facts.driver_pid.filter(|_| self.machine.vm),
             iid: self.facts.iid.clone(),
             ssh_local_port: self.facts.ssh_local_port,
+            dns: self.facts.dns,
             started: self.facts.started.clone().filter(|_| self.machine.vm),
             step: self.machine.step.as_ref().map(|step| step.name.clone()),
             errors: self.machine.errors(),

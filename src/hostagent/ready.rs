@@ -5,6 +5,7 @@
 //! so one patient connection sees sshd late; hence many fresh ones. Short fixed limits on a busy host make the guest
 //! fork sshd for nothing and never become ready; hence limits that grow.
 
+pub mod copies;
 mod lines;
 pub mod probe;
 pub mod user_probes;
@@ -51,6 +52,7 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
         failures = finish(line, &mut guest, tell).await;
     }
     failures.extend(user_probes::run(&prepared.probes, line, user_probes::LIMITS, tell).await);
+    failures.extend(copies::run(&prepared.config, line, tell).await);
     say(tell, Event::Done(failures)).await;
 }
 

@@ -8,6 +8,7 @@ pub mod pin;
 #[cfg(test)]
 pub mod tests;
 
+use std::io;
 use std::net::Shutdown;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use russh::ChannelMsg;
 use russh::client::{self, Handle};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -169,6 +171,37 @@ impl Session {
         }
     }
 
+    /// Runs a command and writes what it prints, at most `most` bytes. Its exit code, and the end of its complaint.
+    pub async fn fetch(
+        &self,
+        command: &str,
+        sink: &mut (impl AsyncWrite + Unpin),
+        most: u64,
+    ) -> io::Result<(Option<u32>, String)> {
+        let mut channel = self.handle.channel_open_session().await.map_err(io::Error::other)?;
+        channel.exec(true, command).await.map_err(io::Error::other)?;
+        let (mut exit, mut left, mut complaint) = (None, most, Vec::new());
+        let mut ended = false;
+        while let Some(message) = channel.wait().await {
+            match message {
+                ChannelMsg::Data { data } => {
+                    left = left.checked_sub(data.len() as u64).ok_or_else(|| too_large(most))?;
+                    sink.write_all(&data).await?;
+                }
+                ChannelMsg::ExtendedData { data, .. } if complaint.len() < OUTPUT_MAX => {
+                    complaint.extend_from_slice(&data);
+                }
+                ChannelMsg::ExitStatus { exit_status } => (exit, ended) = (Some(exit_status), true),
+                ChannelMsg::ExitSignal { .. } => ended = true,
+                _ => {}
+            }
+        }
+        match ended {
+            true => Ok((exit, last_line(&complaint))),
+            false => Err(io::Error::other("the connection was lost")),
+        }
+    }
+
     /// Trusts the guest's host key, and it alone, from now on; in ssh.config too.
     pub fn trust(&self, login: &Login) -> crate::error::Result<()> {
         if pin::read(&login.known_hosts, &login.alias)?.is_set() {
@@ -192,6 +225,17 @@ impl Session {
     pub fn shut(&self) {
         self.socket.shut();
     }
+}
+
+fn too_large(most: u64) -> io::Error {
+    io::Error::other(format!("it is larger than {} MiB", most >> 20))
+}
+
+/// What a guest's program said last, made safe for a line of a log.
+fn last_line(complaint: &[u8]) -> String {
+    let text = String::from_utf8_lossy(complaint);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it failed").trim();
+    line.chars().filter(|char| !char.is_control()).take(200).collect()
 }
 
 fn unreachable(error: impl ToString) -> Fault {

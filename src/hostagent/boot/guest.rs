@@ -9,12 +9,19 @@ use super::Boot;
 use crate::cidata::{self, Guest};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::hostagent::dns;
 use crate::hostagent::ssh::{keys::Identity, pin};
 use crate::names;
 use crate::store;
 
 /// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
-pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, identity: &Identity) -> Result<String> {
+pub async fn write_cidata(
+    boot: &Boot,
+    driver: &dyn Driver,
+    config: &Config,
+    identity: &Identity,
+    dns: Option<dns::Ports>,
+) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
     forget_host_keys_of_others(&path, &known_hosts)?;
@@ -25,6 +32,7 @@ pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, ide
         ssh_keys: &ssh_keys(boot, config, identity),
         keep_host_keys: pin::read(&known_hosts, &boot.name.hostname())?.is_set(),
         mac: &mac_address(&boot.host.machine_id, &boot.dir.to_string_lossy()),
+        dns: dns.map(|ports| (ports.udp, ports.tcp)),
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
