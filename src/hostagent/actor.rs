@@ -77,6 +77,7 @@ pub struct Actor {
     pub(super) steps: Arc<dyn Steps>,
     pub(super) machine: Machine,
     pub(super) since: Timestamp,
+    step_since: Timestamp,
     pub(super) facts: Facts,
     pub(super) prepared: Option<Arc<Prepared>>,
     pub(super) tasks: Tasks,
@@ -126,13 +127,14 @@ impl Actor {
         };
         let machine = Machine::default();
         let since = Timestamp::now();
-        let (status, _) = watch::channel(compose(&name, &machine, &facts, since));
+        let (status, _) = watch::channel(compose(&name, &machine, &facts, [since; 2]));
         Self {
             name,
             dir,
             steps,
             machine,
             since,
+            step_since: since,
             facts,
             prepared: None,
             tasks: Tasks::default(),
@@ -207,7 +209,7 @@ impl Actor {
 
     /// Publishes the present status to followers.
     fn publish(&mut self) {
-        let mut status = compose(&self.name, &self.machine, &self.facts, self.since);
+        let mut status = compose(&self.name, &self.machine, &self.facts, [self.since, self.step_since]);
         self.journal.changed(&status);
         self.status.send_if_modified(|old| {
             status.revision = old.revision;
@@ -248,6 +250,10 @@ impl Actor {
         if adopts || next.state() != self.machine.state() {
             let kept = self.written.as_ref().filter(|record| adopts && record.state == next.state());
             self.since = kept.map_or_else(Timestamp::now, |record| record.since);
+        }
+        let step = |machine: &Machine| machine.step.as_ref().map(|step| step.name.clone());
+        if step(&next) != step(&self.machine) {
+            self.step_since = Timestamp::now();
         }
         self.machine = next;
         if let Err(error) = self.write_down() {
@@ -403,7 +409,7 @@ async fn from_task(news: &mut Option<mpsc::Receiver<Event>>) -> Option<Event> {
     }
 }
 
-fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> Status {
+fn compose(name: &Name, machine: &Machine, facts: &Facts, [since, step_since]: [Timestamp; 2]) -> Status {
     let forwarded = machine.vm && facts.ssh_local_port != 0 && !facts.ssh_address.is_empty();
     let forward = Forward {
         proto: "tcp".into(),
@@ -418,6 +424,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> S
         goal: machine.goal,
         since,
         step: machine.step.as_ref().map(state::Step::text),
+        step_since: machine.step.as_ref().map(|_| step_since),
         ready: machine.ready && machine.vm,
         driver: facts.driver.clone(),
         accelerator: facts.accelerator.clone(),

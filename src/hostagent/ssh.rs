@@ -74,6 +74,8 @@ pub struct Output {
     /// `None` when the command was ended by a signal.
     pub exit: Option<u32>,
     pub stdout: String,
+    /// The last line on standard error; may be empty.
+    pub complaint: String,
 }
 
 /// A connection on which an ssh server has begun to speak. It has forked for us: hanging up now costs the guest.
@@ -153,20 +155,24 @@ impl Session {
             // A program that ended without reading has not failed for that.
             let _ = channel.eof().await;
         }
-        let mut stdout = Vec::new();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut exit = None;
         let mut ended = false;
         // The exit status may come after the end of the output.
         while let Some(message) = channel.wait().await {
             match message {
                 ChannelMsg::Data { data } if stdout.len() < OUTPUT_MAX => stdout.extend_from_slice(&data),
+                ChannelMsg::ExtendedData { data, .. } if stderr.len() < OUTPUT_MAX => stderr.extend_from_slice(&data),
                 ChannelMsg::ExitStatus { exit_status } => (exit, ended) = (Some(exit_status), true),
                 ChannelMsg::ExitSignal { .. } => ended = true,
                 _ => {}
             }
         }
         match ended {
-            true => Ok(Output { exit, stdout: String::from_utf8_lossy(&stdout).into_owned() }),
+            true => {
+                let stdout = String::from_utf8_lossy(&stdout).into_owned();
+                Ok(Output { exit, stdout, complaint: last_line(&stderr) })
+            }
             false => Err(russh::Error::Disconnect),
         }
     }
@@ -234,7 +240,7 @@ fn too_large(most: u64) -> io::Error {
 /// What a guest's program said last, made safe for a line of a log.
 fn last_line(complaint: &[u8]) -> String {
     let text = String::from_utf8_lossy(complaint);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it failed").trim();
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
     line.chars().filter(|char| !char.is_control()).take(200).collect()
 }
 

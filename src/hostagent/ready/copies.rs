@@ -66,7 +66,8 @@ async fn fetch(line: &Line, guest: &str, host: &Path, skips: bool) -> Result<()>
         Some(0) => {}
         Some(MISSING) if skips => return Ok(()),
         Some(MISSING) => return Err(Error::Missing { what: "the guest's file".into() }),
-        _ => return Err(Error::failed("reading it", complaint)),
+        Some(code) => return Err(Error::failed("reading it", format!("exit code {code}: {complaint}"))),
+        None => return Err(Error::failed("reading it", "ended by a signal")),
     }
     file.flush().await.map_err(Error::io(temp.path()))?;
     file.sync_all().await.map_err(Error::io(temp.path()))?;
