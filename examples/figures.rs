@@ -94,6 +94,7 @@ fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
         ssh_keys: &keys,
         keep_host_keys: false,
         mac: "52:55:55:01:02:03",
+        networks: &[],
         dns: Some((5300, 5301)),
         boot_port: "io.limafs.boot.0",
         boot_scripts: &BTreeMap::new(),

@@ -114,6 +114,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     .into();
     lines.extend(mounts(config)?);
     lines.extend(disks(config)?);
+    lines.extend(networks(guest)?);
     lines.extend(provision::data_env(config)?);
     let mut text: String = lines.iter().map(|(key, value)| format!("LIMA_CIDATA_{key}={value}\n")).collect();
     let remove = if certificates::removes_defaults(config) { "1" } else { "" };
@@ -130,6 +131,17 @@ fn mounts(config: &Config) -> Result<Vec<(String, String)>> {
         let point = mount.mount_point.as_deref().or(mount.location.as_deref());
         let point = required(&format!("mounts[{index}].mountPoint"), point)?;
         lines.push((format!("MOUNTS_{index}_MOUNTPOINT"), point.to_owned()));
+    }
+    Ok(lines)
+}
+
+fn networks(guest: &Guest) -> Result<Vec<(String, String)>> {
+    let mut lines = vec![("NETS".to_owned(), guest.networks.len().to_string())];
+    for (index, network) in guest.networks.iter().enumerate() {
+        let interface = one_line(&format!("networks[{index}].interface"), &network.interface)?;
+        let mac = one_line(&format!("networks[{index}].macAddress"), &network.mac)?.to_ascii_lowercase();
+        let fields = [("INTERFACE", interface.to_owned()), ("MAC", mac), ("ADDRESS", network.address.clone())];
+        lines.extend(fields.map(|(key, value)| (format!("NET_{index}_{key}"), value)));
     }
     Ok(lines)
 }

@@ -39,6 +39,8 @@ pub struct Guest<'a> {
     pub keep_host_keys: bool,
     /// MAC address of eth0.
     pub mac: &'a str,
+    /// Networks beside eth0, in the order of `networks`.
+    pub networks: &'a [Network],
     /// Ports of the host's loopback, for UDP and for TCP, where the guest's name server listens.
     pub dns: Option<(u16, u16)>,
     /// Name of the virtio-serial port for boot reports, or empty.
@@ -49,6 +51,15 @@ pub struct Guest<'a> {
     pub ca_files: &'a [String],
     /// The hostagent's environment, from which only proxy variables are taken.
     pub host_env: &'a BTreeMap<String, String>,
+}
+
+/// A network card beside eth0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    pub interface: String,
+    pub mac: String,
+    /// With the length of the prefix: `192.168.104.5/24`.
+    pub address: String,
 }
 
 /// A file of the disk.

@@ -7,6 +7,7 @@ struct Told {
     config: Config,
     keys: Vec<String>,
     keep_host_keys: bool,
+    networks: Vec<Network>,
     dns: Option<(u16, u16)>,
     boot_port: String,
     scripts: BTreeMap<String, Vec<u8>>,
@@ -27,6 +28,7 @@ fn told() -> Told {
         config: Config { os: Some("Linux".into()), user: Some(user), ..Config::default() },
         keys: vec!["ssh-ed25519 AAAA lima".into()],
         keep_host_keys: false,
+        networks: vec![],
         dns: None,
         boot_port: "io.limafs.boot.0".into(),
         scripts: BTreeMap::new(),
@@ -44,6 +46,7 @@ impl Told {
             ssh_keys: &self.keys,
             keep_host_keys: self.keep_host_keys,
             mac: "52:55:55:01:02:03",
+            networks: &self.networks,
             dns: self.dns,
             boot_port: &self.boot_port,
             boot_scripts: &self.scripts,
@@ -237,6 +240,20 @@ fn the_guest_is_told_where_its_name_server_is() {
     let with = Told { dns: Some((5300, 5301)), ..told() };
     assert_eq!(lines(&with), ["LIMA_CIDATA_UDP_DNS_LOCAL_PORT=5300", "LIMA_CIDATA_TCP_DNS_LOCAL_PORT=5301"]);
     assert_eq!(lines(&told()), ["LIMA_CIDATA_UDP_DNS_LOCAL_PORT=", "LIMA_CIDATA_TCP_DNS_LOCAL_PORT="]);
+}
+
+#[test]
+fn a_network_is_in_the_environment_and_in_network_config() {
+    let network =
+        Network { interface: "lima0".into(), mac: "52:55:55:AA:bb:cc".into(), address: "192.168.104.5/24".into() };
+    let told = Told { networks: vec![network], ..told() };
+    let env = told.text("lima.env");
+    for line in ["NETS=1", "NET_0_INTERFACE=lima0", "NET_0_MAC=52:55:55:aa:bb:cc", "NET_0_ADDRESS=192.168.104.5/24"] {
+        assert!(env.lines().any(|found| found == format!("LIMA_CIDATA_{line}")), "{line}: {env}");
+    }
+    let config: Value = serde_yaml::from_str(&told.text("network-config")).unwrap();
+    assert_eq!(config["ethernets"]["lima0"]["addresses"][0], "192.168.104.5/24");
+    assert_eq!(config["ethernets"]["eth0"]["dhcp4"], true);
 }
 
 #[test]

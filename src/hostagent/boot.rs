@@ -4,6 +4,7 @@
 mod disks;
 mod guest;
 mod image;
+mod networks;
 mod port;
 
 use std::path::PathBuf;
@@ -54,7 +55,8 @@ impl Steps for Boot {
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
         let dns = self.dns_ports(&instance.config)?;
-        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, dns).await?;
+        let ways = guest::Ways { dns, networks: networks::join(self, &instance.config).await? };
+        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &ways).await?;
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
         prepared.facts.dns = dns;
         prepared.facts.started = started;
@@ -88,6 +90,7 @@ impl Steps for Boot {
 
     async fn rest(&self) {
         disks::release(self).await;
+        networks::leave(self).await;
         match self.load() {
             Ok(config) => ready::copies::remove(&config),
             Err(error) => tracing::warn!("{error}"),

@@ -23,7 +23,9 @@ use tokio::time::timeout;
 
 pub use hosts::Hosts;
 
+use crate::names::Home;
 pub use crate::store::Ports;
+use crate::usernet;
 
 /// Of answers that we make, seconds: hosts files and VPNs change without a word.
 const TTL: u32 = 5;
@@ -45,14 +47,16 @@ pub struct Server {
 /// What answers are made from.
 pub struct Names {
     pub hosts: Hosts,
+    /// Where other instances have addresses, by `lima-NAME.internal`.
+    pub home: Home,
     /// Whether the guest is told of IPv6 addresses.
     pub ipv6: bool,
     pub resolv_conf: PathBuf,
 }
 
 impl Names {
-    pub fn new(hosts: Hosts, ipv6: bool) -> Self {
-        Self { hosts, ipv6, resolv_conf: "/etc/resolv.conf".into() }
+    pub fn new(hosts: Hosts, home: Home, ipv6: bool) -> Self {
+        Self { hosts, home, ipv6, resolv_conf: "/etc/resolv.conf".into() }
     }
 }
 
@@ -173,11 +177,18 @@ impl Names {
         let name = name.trim_end_matches('.');
         let found = match self.hosts.resolve(name) {
             Ok(address) => vec![address],
-            Err(name) => lookup(&name).await?,
+            Err(name) => match self.instance(&name) {
+                Some(address) => vec![address],
+                None => lookup(&name).await?,
+            },
         };
         let wants_v6 = query.query_type == RecordType::AAAA;
         let fits = |address: &IpAddr| address.is_ipv6() == wants_v6 && (self.ipv6 || address.is_ipv4());
         Some(found.into_iter().filter(fits).collect())
+    }
+
+    fn instance(&self, name: &str) -> Option<IpAddr> {
+        usernet::find(&self.home, name.strip_suffix(".internal")?).map(IpAddr::V4)
     }
 }
 

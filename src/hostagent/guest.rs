@@ -14,6 +14,7 @@ use super::line::Line;
 use super::state::Event;
 use super::steps::Prepared;
 use crate::cidata::{ADDRESS, GATEWAY};
+use crate::names::Home;
 
 /// How often a port that is taken is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -26,12 +27,12 @@ pub struct Company {
 
 impl Company {
     /// Begins the work. `None` for a VM without a guest that can be reached.
-    pub fn begin(prepared: &Arc<Prepared>) -> Option<Self> {
+    pub fn begin(home: &Home, prepared: &Arc<Prepared>) -> Option<Self> {
         let line = Arc::clone(prepared.line.as_ref()?);
         let (tell, news) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
         if let Some(ports) = prepared.facts.dns {
-            tasks.spawn(serve_names(ports, names(prepared, &line), tell.clone()));
+            tasks.spawn(serve_names(ports, names(home, prepared, &line), tell.clone()));
         }
         tasks.spawn(keep(line, tell));
         Some(Self { news, _tasks: tasks })
@@ -43,11 +44,12 @@ async fn keep(line: Arc<Line>, tell: mpsc::Sender<Event>) {
 }
 
 /// The host, the guest itself, and then what lima.yaml says, which may say otherwise.
-fn names(prepared: &Prepared, line: &Line) -> Names {
+fn names(home: &Home, prepared: &Prepared, line: &Line) -> Names {
     let HostResolver { ipv6, hosts, .. } = prepared.config.host_resolver.clone().unwrap_or_default();
     let own = [("host.lima.internal", GATEWAY), (line.login().alias.as_str(), ADDRESS)];
     let given = hosts.iter().flatten().map(|(name, target)| (name.as_str(), target.as_str()));
-    Names::new(Hosts::new(own.into_iter().chain(given)), ipv6 == Some(true))
+    let hosts = Hosts::new(own.into_iter().chain(given));
+    Names::new(hosts, home.clone(), ipv6 == Some(true))
 }
 
 /// Serves for as long as it is polled. The ports may be taken for a moment by the hostagent before this one.

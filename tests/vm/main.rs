@@ -7,6 +7,7 @@ mod boot;
 mod disks;
 mod guest;
 mod kills;
+mod networks;
 mod provision;
 
 use std::process::ExitCode;
@@ -17,5 +18,6 @@ fn main() -> ExitCode {
     all.extend(provision::cases());
     all.extend(disks::cases());
     all.extend(kills::cases());
+    all.extend(networks::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

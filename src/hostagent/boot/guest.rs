@@ -14,13 +14,19 @@ use crate::hostagent::ssh::{keys::Identity, pin};
 use crate::names;
 use crate::store;
 
+/// Where a guest finds others.
+pub struct Ways {
+    pub dns: Option<dns::Ports>,
+    pub networks: Vec<cidata::Network>,
+}
+
 /// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
 pub async fn write_cidata(
     boot: &Boot,
     driver: &dyn Driver,
     config: &Config,
     identity: &Identity,
-    dns: Option<dns::Ports>,
+    ways: &Ways,
 ) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
@@ -32,7 +38,8 @@ pub async fn write_cidata(
         ssh_keys: &ssh_keys(boot, config, identity),
         keep_host_keys: pin::read(&known_hosts, &boot.name.hostname())?.is_set(),
         mac: &mac_address(&boot.host.machine_id, &boot.dir.to_string_lossy()),
-        dns: dns.map(|ports| (ports.udp, ports.tcp)),
+        networks: &ways.networks,
+        dns: ways.dns.map(|ports| (ports.udp, ports.tcp)),
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,

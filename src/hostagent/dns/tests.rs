@@ -11,7 +11,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 struct Running {
     ports: Ports,
-    _dir: TempDir,
+    dir: TempDir,
     _tasks: JoinSet<()>,
 }
 
@@ -23,12 +23,12 @@ impl Running {
         std::fs::write(&resolv_conf, upstream.map(|at| format!("nameserver {at}\n")).unwrap_or_default()).unwrap();
         let hosts =
             Hosts::new([("host.lima.internal", "192.168.5.2"), ("six.test", "fd00::1"), ("me.test", "localhost")]);
-        let names = Names { hosts, ipv6, resolv_conf };
+        let names = Names { hosts, home: Home::at(dir.path()), ipv6, resolv_conf };
         let server = Server::bind(Ports { udp: 0, tcp: 0 }, Arc::new(names)).await.unwrap();
         let ports = server.ports();
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve());
-        Self { ports, _dir: dir, _tasks: tasks }
+        Self { ports, dir, _tasks: tasks }
     }
 
     async fn over_udp(&self, query: &[u8]) -> Vec<u8> {
@@ -102,6 +102,16 @@ async fn names_of_lima_yaml_come_first() {
         (ResponseCode::NoError, vec!["192.168.5.2".into()])
     );
     assert_eq!(server.ask("host.lima.internal.", RecordType::AAAA).await, (ResponseCode::NoError, vec![]));
+}
+
+#[tokio::test]
+async fn other_instances_are_found_by_their_names() {
+    let server = Running::start(false, None).await;
+    let dir = server.dir.path().join("_networks/user-v2");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("limafs.addresses.json"), r#"{"lima-foo": "192.168.104.5"}"#).unwrap();
+    let found = server.ask("lima-foo.internal.", RecordType::A).await;
+    assert_eq!(found, (ResponseCode::NoError, vec!["192.168.104.5".into()]));
 }
 
 #[tokio::test]
