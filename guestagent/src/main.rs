@@ -14,6 +14,9 @@ use limafs_guestagent::server::listen::{self, Place};
 use limafs_guestagent::service::Agent;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 const SOCKET: &str = "/run/lima-guestagent.sock";
 
@@ -99,15 +102,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// To stderr without time: systemd's journal and supervise-daemon add what they want.
+/// To stderr without time: systemd's journal and supervise-daemon add what they want. Of ours alone: HTTP/2 has a line
+/// for each frame.
 fn log(is_debug: bool) {
     let level = if is_debug { tracing::Level::DEBUG } else { tracing::Level::INFO };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .init();
+    let ours = Targets::new().with_targets([("limafs_guestagent", level), ("lima_guestagent", level)]);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time().with_target(false);
+    tracing_subscriber::registry().with(lines).with(ours).init();
 }
 
 fn serve(daemon: Daemon) -> Result<(), Box<dyn Error>> {

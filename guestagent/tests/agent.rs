@@ -268,3 +268,51 @@ async fn changes_of_files_are_applied_and_time_is_compared() {
     let response = host.client.sync_time(SystemTime::now()).await.unwrap();
     assert!(!response.adjusted && response.drift_ms.abs() <= 100 && response.error.is_empty(), "{response:?}");
 }
+
+/// What Lima's hostagent sends when it asks twice for the list, as recorded: settings, then two requests whose
+/// `:authority` is empty. The second refers to fields of the first by their place in HPACK's table.
+const LIMA_HOST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+    \x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x20\x00\x00\x00\
+    \x00\x00\x04\x08\x00\x00\x00\x00\x00\x1f\xff\x00\x01\
+    \x00\x00\x00\x04\x01\x00\x00\x00\x00\
+    \x00\x00\x39\x01\x04\x00\x00\x00\x01\x83\x86\x45\x90\x63\x15\xa5\x42\x77\x16\xce\xe6\x21\x58\xc4\x54\xe4\xaa\x53\xff\
+    \x81\x5f\x8b\x1d\x75\xd0\x62\x0d\x26\x3d\x4c\x4d\x65\x64\x7a\x8a\x9a\xca\xc8\xb4\xc7\x60\x2b\xbc\xca\xe0\
+    \x40\x02\x74\x65\x86\x4d\x83\x35\x05\xb1\x1f\
+    \x00\x00\x05\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\
+    \x00\x00\x07\x01\x04\x00\x00\x00\x03\x83\x86\xc1\x81\xc0\xbf\xbe\
+    \x00\x00\x05\x00\x01\x00\x00\x00\x03\x00\x00\x00\x00\x00";
+
+/// The kind, flags and stream of the next frame.
+async fn frame(stream: &mut tokio::net::UnixStream) -> (u8, u8, u8) {
+    let mut head = [0; 9];
+    timeout(LIMIT, stream.read_exact(&mut head)).await.unwrap().unwrap();
+    let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+    timeout(LIMIT, stream.read_exact(&mut payload)).await.unwrap().unwrap();
+    (head[3], head[4], head[8])
+}
+
+#[tokio::test]
+async fn a_host_of_lima_s_which_names_no_authority_is_answered() {
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const GOAWAY: u8 = 7;
+    const END_STREAM: u8 = 1;
+    let host = host().await;
+    for piece in [LIMA_HOST.len(), 1, 50] {
+        let (mut ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        tokio::spawn(serve(theirs, Beginning::Clean, host.agent.clone()));
+        for piece in LIMA_HOST.chunks(piece) {
+            ours.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut ended = HashSet::new();
+        while ended.len() < 2 {
+            let (kind, flags, stream) = frame(&mut ours).await;
+            assert!(kind != RESET && kind != GOAWAY, "stream {stream} was refused");
+            if kind == HEADERS && flags & END_STREAM != 0 {
+                ended.insert(stream);
+            }
+        }
+        assert_eq!(ended, HashSet::from([1, 3]));
+    }
+}
