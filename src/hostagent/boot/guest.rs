@@ -19,6 +19,7 @@ pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, ide
     let path = boot.dir.join(names::CIDATA_ISO);
     forget_host_keys_of_others(&path, &known_hosts)?;
     let boot_port = driver.info().boot_port;
+    let agent = super::agent::program(config).await;
     let guest = Guest {
         name: &boot.name,
         config,
@@ -28,6 +29,7 @@ pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, ide
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
+        agent: agent.as_deref(),
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;
