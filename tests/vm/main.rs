@@ -6,6 +6,7 @@ mod common;
 mod boot;
 mod disks;
 mod guest;
+mod guestagent;
 mod kills;
 mod provision;
 
@@ -17,5 +18,6 @@ fn main() -> ExitCode {
     all.extend(provision::cases());
     all.extend(disks::cases());
     all.extend(kills::cases());
+    all.extend(guestagent::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

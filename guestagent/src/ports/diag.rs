@@ -3,11 +3,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, socket_with, sockopt};
 
-use super::{PORTS_MAX, Port, Ports};
+use super::{PORTS_MAX, Port, Ports, procfs};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
@@ -19,10 +21,28 @@ const REQUEST: usize = NETLINK_HEAD + 56;
 /// struct inet_diag_msg.
 const ANSWER: usize = 72;
 
-/// TCP_LISTEN, and TCP_CLOSE, which is what UDP calls a socket without a peer.
-const LISTENING: [(&str, u8, u32); 2] =
-    [("tcp", libc::IPPROTO_TCP as u8, 1 << 10), ("udp", libc::IPPROTO_UDP as u8, 1 << 7)];
-const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
+/// What is asked for: TCP_LISTEN is 10; a UDP socket without a peer is in TCP_CLOSE, 7.
+struct Kind {
+    name: &'static str,
+    protocol: i32,
+    family: i32,
+    state: u32,
+    /// The same below /proc/net.
+    file: &'static str,
+    /// Small kernels come without the modules that answer, or without a family.
+    is_absent: AtomicBool,
+}
+
+const fn kind(name: &'static str, protocol: i32, family: i32, state: u32, file: &'static str) -> Kind {
+    Kind { name, protocol, family, state, file, is_absent: AtomicBool::new(false) }
+}
+
+static KINDS: [Kind; 4] = [
+    kind("tcp", libc::IPPROTO_TCP, libc::AF_INET, 10, "tcp"),
+    kind("tcp", libc::IPPROTO_TCP, libc::AF_INET6, 10, "tcp6"),
+    kind("udp", libc::IPPROTO_UDP, libc::AF_INET, 7, "udp"),
+    kind("udp", libc::IPPROTO_UDP, libc::AF_INET6, 7, "udp6"),
+];
 
 /// What listens now, at most [`PORTS_MAX`] entries. The kernel answers at once.
 pub fn listening() -> io::Result<Ports> {
@@ -31,38 +51,46 @@ pub fn listening() -> io::Result<Ports> {
     let mut ports = Ports::new();
     let mut failed = None;
     let mut answered = false;
-    for (name, protocol, states) in LISTENING {
-        for family in FAMILIES {
-            // A kernel may lack one of them, as with ipv6.disable=1.
-            match dump(&socket, family, protocol, states, name, &mut ports) {
-                Ok(()) => answered = true,
-                Err(error) => failed = Some(error),
-            }
+    for kind in &KINDS {
+        match list(&socket, kind, &mut ports) {
+            Ok(()) => answered = true,
+            Err(error) => failed = Some(error),
         }
     }
     failed.filter(|_| !answered).map_or(Ok(ports), Err)
 }
 
-fn dump(socket: &OwnedFd, family: u8, protocol: u8, states: u32, name: &str, ports: &mut Ports) -> io::Result<()> {
-    rustix::net::send(socket, &request(family, protocol, states), SendFlags::empty())?;
+fn list(socket: &OwnedFd, kind: &Kind, ports: &mut Ports) -> io::Result<()> {
+    if !kind.is_absent.load(Relaxed) {
+        match dump(socket, kind, ports) {
+            // Asked again, the kernel would start a modprobe each time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => kind.is_absent.store(true, Relaxed),
+            listed => return listed,
+        }
+    }
+    procfs::listening(kind.file, kind.name, kind.state, ports)
+}
+
+fn dump(socket: &OwnedFd, kind: &Kind, ports: &mut Ports) -> io::Result<()> {
+    rustix::net::send(socket, &request(kind), SendFlags::empty())?;
     let mut buffer = vec![0; 32 << 10];
     loop {
         let (count, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
-        if take(&buffer[..count.min(buffer.len())], name, ports)? {
+        if take(&buffer[..count.min(buffer.len())], kind.name, ports)? {
             return Ok(());
         }
     }
 }
 
 /// struct nlmsghdr and struct inet_diag_req_v2, whose socket id is all zeros: any.
-fn request(family: u8, protocol: u8, states: u32) -> [u8; REQUEST] {
+fn request(kind: &Kind) -> [u8; REQUEST] {
     let mut request = [0; REQUEST];
     request[..4].copy_from_slice(&(REQUEST as u32).to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     request[6..8].copy_from_slice(&DUMP.to_ne_bytes());
-    request[16] = family;
-    request[17] = protocol;
-    request[20..24].copy_from_slice(&states.to_ne_bytes());
+    request[16] = kind.family as u8;
+    request[17] = kind.protocol as u8;
+    request[20..24].copy_from_slice(&(1_u32 << kind.state).to_ne_bytes());
     request
 }
 

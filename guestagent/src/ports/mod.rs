@@ -9,6 +9,7 @@
 pub mod diag;
 pub mod kubernetes;
 pub mod perf;
+mod procfs;
 pub mod state;
 pub mod watch;
 
