@@ -88,6 +88,7 @@ fn whole(name: &str, user_home: &Path) -> Outcome<Vec<u8>> {
 /// Time and size of an instance's first disk.
 fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
     let keys = [format!("ssh-ed25519 {} lima", "A".repeat(68))];
+    let agent = std::env::var_os("LIMAFS_GUESTAGENT").map(std::fs::read).transpose()?;
     let guest = Guest {
         name,
         config: &loaded.filled,
@@ -99,6 +100,7 @@ fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
         boot_port: "io.limafs.boot.0",
         boot_scripts: &BTreeMap::new(),
         ca_files: &[],
+        agent: agent.as_deref(),
         host_env: &BTreeMap::new(),
     };
     let mut bytes = 0;

@@ -29,6 +29,7 @@ const ON_DISK: &[(&str, &str)] = &[
     ("boot.Linux/09-host-dns.sh", include_str!("scripts/09-host-dns.sh")),
     ("boot.Linux/10-timezone.sh", include_str!("scripts/10-timezone.sh")),
     ("boot.Linux/12-ca-certs.sh", include_str!("scripts/12-ca-certs.sh")),
+    ("boot.Linux/25-guestagent.sh", include_str!("scripts/25-guestagent.sh")),
 ];
 
 pub fn entries() -> impl Iterator<Item = Entry> {

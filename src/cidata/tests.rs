@@ -12,6 +12,7 @@ struct Told {
     boot_port: String,
     scripts: BTreeMap<String, Vec<u8>>,
     ca_files: Vec<String>,
+    agent: Option<Vec<u8>>,
     env: BTreeMap<String, String>,
 }
 
@@ -33,6 +34,7 @@ fn told() -> Told {
         boot_port: "io.limafs.boot.0".into(),
         scripts: BTreeMap::new(),
         ca_files: Vec::new(),
+        agent: None,
         env: BTreeMap::new(),
     }
 }
@@ -51,6 +53,7 @@ impl Told {
             boot_port: &self.boot_port,
             boot_scripts: &self.scripts,
             ca_files: &self.ca_files,
+            agent: self.agent.as_deref(),
             host_env: &self.env,
         })
     }
@@ -76,6 +79,20 @@ fn a_disk_of_ours_is_known_from_one_of_lima() {
     let meta = Entry::text("meta-data", "instance-id: iid-1795280298\nlocal-hostname: lima-foo\n");
     let env = Entry::text("lima.env", "LIMA_CIDATA_NAME=foo\nLIMA_CIDATA_USER=ada\n");
     assert!(!is_ours(&iso(&[env, meta]).unwrap()));
+}
+
+#[test]
+fn the_agent_is_on_the_disk_but_for_plain_guests_and_another_one_is_no_other_instance() {
+    let mut told = told();
+    let without = told.render().unwrap();
+    told.agent = Some(b"\x7fELF".to_vec());
+    let with = told.render().unwrap();
+    assert_eq!(with.iid, without.iid);
+    let agent = with.entries.iter().find(|entry| entry.path == "lima-guestagent").unwrap();
+    assert_eq!((agent.mode, &*agent.bytes), (0o700, &b"\x7fELF"[..]));
+    assert!(with.entries.is_sorted_by_key(|entry| &entry.path));
+    told.config.plain = Some(true);
+    assert!(told.render().unwrap().entries.iter().all(|entry| entry.path != "lima-guestagent"));
 }
 
 fn text(cidata: &Cidata, path: &str) -> String {

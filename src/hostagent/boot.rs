@@ -1,6 +1,7 @@
 //! A real boot, from lima.yaml to all that the VM's process needs. Each step has a name that `status` shows.
 //! Starts no VM: the actor does, after the intent was written down.
 
+mod agent;
 mod disks;
 mod guest;
 mod image;

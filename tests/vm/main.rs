@@ -6,6 +6,7 @@ mod common;
 mod boot;
 mod disks;
 mod guest;
+mod guestagent;
 mod kills;
 mod networks;
 mod provision;
@@ -19,5 +20,6 @@ fn main() -> ExitCode {
     all.extend(disks::cases());
     all.extend(kills::cases());
     all.extend(networks::cases());
+    all.extend(guestagent::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

@@ -32,6 +32,7 @@ pub async fn write_cidata(
     let path = boot.dir.join(names::CIDATA_ISO);
     forget_host_keys_of_others(&path, &known_hosts)?;
     let boot_port = driver.info().boot_port;
+    let agent = super::agent::program(config).await;
     let guest = Guest {
         name: &boot.name,
         config,
@@ -43,6 +44,7 @@ pub async fn write_cidata(
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
+        agent: agent.as_deref(),
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;
