@@ -41,7 +41,8 @@ pub fn expand(text: &str, root: &Value, fuel: &mut Fuel) -> Result<String, Strin
 /// Reasons quote words of the text, which may be as long as the text.
 fn shortened(mut why: String) -> String {
     if why.len() > MOST_REASON {
-        why.truncate(why.floor_char_boundary(MOST_REASON));
+        let end = (0..=MOST_REASON).rev().find(|end| why.is_char_boundary(*end));
+        why.truncate(end.unwrap_or_default());
         why.push('…');
     }
     why
