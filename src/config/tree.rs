@@ -56,6 +56,12 @@ impl Tree {
         rest.is_empty().then_some(tree)
     }
 
+    /// The same, with the place of its key or item.
+    pub fn find(&self, field: &str) -> Option<(&Tree, Position)> {
+        let (tree, found, rest) = self.walk(field);
+        found.filter(|_| rest.is_empty()).map(|at| (tree, at))
+    }
+
     /// As far down the path as it goes: the value there, where it is written, and what is left of the path.
     fn walk<'a>(&self, field: &'a str) -> (&Tree, Option<Position>, &'a str) {
         let (mut tree, mut found, mut rest) = (self, None, field);

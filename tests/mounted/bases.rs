@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         the_homes_base_is_for_new_instances_alone,
         d19_what_the_home_puts_above_and_below_is_in_effect_at_once,
         a_fault_above_a_document_names_its_file,
+        origins_name_the_files_of_the_home_and_follow_their_changes,
     ]
 }
 
@@ -161,4 +162,17 @@ fn a_fault_above_a_document_names_its_file() -> Outcome {
     let error = fleet.read("foo/error");
     ensure!(error.contains("_config/override.yaml: line 1, column 7: cpus: invalid number"), "{error}");
     Ok(())
+}
+
+fn origins_name_the_files_of_the_home_and_follow_their_changes() -> Outcome {
+    let fleet = with_files(&[("_config/default.yaml", "# all\ncpus: 1\nmemory: 1GiB\n")])?;
+    fleet.create("foo", &format!("{FAKE}cpus: 2\n"))?;
+    let line = fleet.read("foo/lima.yaml").lines().count();
+    fleet.ok(&format!("grep -x 'cpus: 2 # lima.yaml:{line}' foo/effective.origins.yaml"))?;
+    fleet.ok("grep -x 'memory: 1GiB # _config/default.yaml:3' foo/effective.origins.yaml")?;
+    fleet.ok("grep -x 'tpm: false # built in' foo/effective.origins.yaml")?;
+    fleet.ok("test $(sed 's/ # .*//' foo/effective.origins.yaml | cmp - foo/effective.yaml && echo same) = same")?;
+    fs::write(fleet.home.join("_config/default.yaml"), "memory: 1GiB\n")?;
+    let follows = "grep -qx 'memory: 1GiB # _config/default.yaml:1' foo/effective.origins.yaml";
+    wait_until("the origins follow", secs(10), || fleet.sh(follows).is_ok_and(|ran| ran.code == 0))
 }

@@ -39,7 +39,7 @@ pub fn fill(
     stack.networks = networks::fill(&mut config, context, stack);
     guest(&mut config, context.host);
     if config.plain == Some(true) {
-        make_plain(&mut config);
+        stack.forwards = Some(make_plain(&mut config));
     }
     config
 }
@@ -133,15 +133,16 @@ fn guest(config: &mut Config, host: &Host) {
     default(&mut config.timezone, host.timezone.clone());
 }
 
-/// A plain guest gets nothing that needs our programs in it.
-fn make_plain(config: &mut Config) {
+/// A plain guest gets nothing that needs our programs in it. Returns which port forwards stay.
+fn make_plain(config: &mut Config) -> Vec<usize> {
     config.mounts = Some(Vec::new());
     config.timezone = Some(String::new());
     if let Some(containerd) = &mut config.containerd {
         containerd.system = Some(false);
         containerd.user = Some(false);
     }
-    if let Some(rules) = &mut config.port_forwards {
-        rules.retain(|rule| rule.is_static == Some(true));
-    }
+    let rules = config.port_forwards.take().unwrap_or_default();
+    let (kept, rules) = rules.into_iter().enumerate().filter(|(_, rule)| rule.is_static == Some(true)).unzip();
+    config.port_forwards = Some(rules);
+    kept
 }
