@@ -85,7 +85,11 @@ pub fn is_ours(iso: &[u8]) -> bool {
 
 impl Entry {
     fn text(path: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { path: path.into(), mode: 0o600, bytes: text.into().into_bytes() }
+        Self::file(path, text.into())
+    }
+
+    fn file(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { path: path.into(), mode: 0o600, bytes: bytes.into() }
     }
 
     fn script(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {

@@ -351,3 +351,19 @@ fn the_scripts_pass_shellcheck() {
         Err(error) => eprintln!("SKIPPED: shellcheck cannot be run: {error}"),
     }
 }
+
+#[test]
+fn d17_bytes_that_are_no_text_are_on_the_disk_as_they_are() {
+    let bytes = b"\x7fELF\0\xff".to_vec();
+    let data = Provision { path: Some("/x".into()), content: Some(bytes.clone().into()), ..script("data", "") };
+    let data = Provision { script: None, ..data };
+    let program = Provision { script: Some(bytes.clone().into()), ..script("system", "") };
+    let cidata = told().provision([data, program]).render().unwrap();
+    for path in ["provision.data/00000000", "provision.system/00000001"] {
+        let entry = cidata.entries.iter().find(|entry| entry.path == path).unwrap();
+        assert_eq!(entry.bytes, bytes, "{path}");
+    }
+    let boot = Provision { script: Some(bytes.into()), ..script("boot", "") };
+    let error = told().provision([boot]).render().unwrap_err();
+    assert_eq!(error.to_string(), "provision[0].script: a boot script is text, use mode system");
+}

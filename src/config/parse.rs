@@ -77,7 +77,7 @@ fn tree(text: &str, options: serde_yaml::Options) -> std::result::Result<Tree, S
 /// Lima's reading of YAML, within bounds that no honest document comes near.
 fn options() -> serde_yaml::Options {
     let budget = serde_yaml::budget! {
-        max_depth: 48,
+        max_depth: 24,
         max_nodes: 20_000,
         max_events: 60_000,
         max_aliases: 1_000,
@@ -94,6 +94,7 @@ fn options() -> serde_yaml::Options {
         legacy_octal_numbers: true,
         underscored_numbers_as_strings: true,
         non_finite_float_policy: serde_yaml::options::NonFiniteFloatPolicy::AsString,
+        ignore_binary_tag_for_string: true,
         with_snippet: false,
     };
     options.budget = budget;

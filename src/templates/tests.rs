@@ -167,8 +167,8 @@ fn every_template_has_an_image_for_its_architecture() {
 #[test]
 fn every_script_is_one_that_bash_understands() {
     each_loaded(|name, loaded, _| {
-        let provision = loaded.filled.provision.iter().flatten().filter_map(|it| it.script.as_deref());
-        let probes = loaded.filled.probes.iter().flatten().filter_map(|it| it.script.as_deref());
+        let provision = loaded.filled.provision.iter().flatten().filter_map(|it| it.script.as_ref()?.as_str());
+        let probes = loaded.filled.probes.iter().flatten().filter_map(|it| it.script.as_ref()?.as_str());
         for script in provision.chain(probes) {
             assert!(script.starts_with("#!/bin/bash\n") && !script.contains("{{"), "{name}: {script}");
             let output = Command::new("bash").args(["-n", "-c", script]).output().unwrap();

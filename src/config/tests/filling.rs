@@ -114,7 +114,7 @@ fn variables_are_those_of_the_guest_or_of_the_host() {
 #[test]
 fn a_text_that_cannot_be_expanded_stays_with_a_warning() {
     let loaded = accepted("provision:\n- script: 'docker ps --format {{json}}'");
-    assert_eq!(loaded.filled.provision.unwrap()[0].script.as_deref(), Some("docker ps --format {{json}}"));
+    assert_eq!(loaded.filled.provision.unwrap()[0].script, Some("docker ps --format {{json}}".into()));
     let warning = &loaded.warnings[0];
     assert!(warning.starts_with("line 2, column 3: provision[0].script: variables stay as they are"), "{warning}");
 }

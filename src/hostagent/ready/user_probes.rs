@@ -43,13 +43,14 @@ pub fn of(config: &Config) -> Result<Vec<UserProbe>> {
     let params = cidata::params(config)?;
     let probe = |probe: &limafs_driver::Probe| {
         let script = probe.script.clone().unwrap_or_default();
-        let first = script.lines().next().unwrap_or_default();
+        let text = script.to_text();
+        let first = text.lines().next().unwrap_or_default();
         let program = first.strip_prefix("#!").unwrap_or("/bin/sh").trim();
         let head: String = params.iter().map(|line| format!("{line}\n")).collect();
         UserProbe {
             description: probe.description.clone().unwrap_or_default(),
             hint: probe.hint.as_deref().unwrap_or_default().trim().to_owned(),
-            input: format!("{program}\n{head}\n{script}").into_bytes(),
+            input: [format!("{program}\n{head}\n").as_bytes(), script.as_bytes()].concat(),
         }
     };
     Ok(config.probes.iter().flatten().map(probe).collect())
