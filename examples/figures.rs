@@ -97,6 +97,7 @@ fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
         boot_port: "io.limafs.boot.0",
         boot_scripts: &BTreeMap::new(),
         ca_files: &[],
+        archive: None,
         host_env: &BTreeMap::new(),
     };
     let mut bytes = 0;

@@ -45,8 +45,21 @@ pub struct Guest<'a> {
     pub boot_scripts: &'a BTreeMap<String, Vec<u8>>,
     /// What is in the files of `caCerts.files`, which are the host's.
     pub ca_files: &'a [String],
+    /// What is on the disk [`ARCHIVE_SERIAL`]; `None` where lima.yaml wants no containerd.
+    pub archive: Option<&'a Archive>,
     /// The hostagent's environment, from which only proxy variables are taken.
     pub host_env: &'a BTreeMap<String, String>,
+}
+
+/// Serial number of the disk that is the archive with containerd.
+pub const ARCHIVE_SERIAL: &str = "limafs-containerd";
+
+/// A tar.gz that the guest unpacks when it has another id than the one that it unpacked last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    pub id: String,
+    /// Bytes; its disk has whole sectors.
+    pub size: u64,
 }
 
 /// A file of the disk.

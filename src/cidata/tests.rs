@@ -1,4 +1,4 @@
-use limafs_driver::{CaCerts, Disk, Mount, Provision, StringMap, User, mount_tag};
+use limafs_driver::{CaCerts, Containerd, Disk, Mount, Provision, StringMap, User, mount_tag};
 use serde_json::{Value, json};
 
 use super::*;
@@ -10,6 +10,7 @@ struct Told {
     boot_port: String,
     scripts: BTreeMap<String, Vec<u8>>,
     ca_files: Vec<String>,
+    archive: Option<Archive>,
     env: BTreeMap<String, String>,
 }
 
@@ -29,6 +30,7 @@ fn told() -> Told {
         boot_port: "io.limafs.boot.0".into(),
         scripts: BTreeMap::new(),
         ca_files: Vec::new(),
+        archive: None,
         env: BTreeMap::new(),
     }
 }
@@ -45,6 +47,7 @@ impl Told {
             boot_port: &self.boot_port,
             boot_scripts: &self.scripts,
             ca_files: &self.ca_files,
+            archive: self.archive.as_ref(),
             host_env: &self.env,
         })
     }
@@ -366,4 +369,20 @@ fn d17_bytes_that_are_no_text_are_on_the_disk_as_they_are() {
     let boot = Provision { script: Some(bytes.into()), ..script("boot", "") };
     let error = told().provision([boot]).render().unwrap_err();
     assert_eq!(error.to_string(), "provision[0].script: a boot script is text, use mode system");
+}
+
+#[test]
+fn the_archive_is_told_by_serial_number_id_and_size() {
+    let mut told = told();
+    assert!(told.text("lima.env").contains("LIMA_CIDATA_CONTAINERD_USER=\nLIMA_CIDATA_CONTAINERD_SYSTEM=\n"));
+    assert!(!told.text("lima.env").contains("LIMAFS_ARCHIVE"));
+    told.config.containerd = Some(Containerd { user: Some(true), ..Containerd::default() });
+    told.archive = Some(Archive { id: "0123".into(), size: 5 });
+    let env = told.text("lima.env");
+    assert!(env.contains("LIMA_CIDATA_CONTAINERD_USER=1\nLIMA_CIDATA_CONTAINERD_SYSTEM=\n"), "{env}");
+    assert!(
+        env.ends_with("LIMAFS_ARCHIVE_SERIAL=limafs-containerd\nLIMAFS_ARCHIVE_ID=0123\nLIMAFS_ARCHIVE_SIZE=5\n"),
+        "{env}"
+    );
+    assert!(ARCHIVE_SERIAL.len() <= 20, "QEMU cuts longer ones");
 }

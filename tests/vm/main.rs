@@ -4,6 +4,7 @@
 mod common;
 
 mod boot;
+mod containerd;
 mod disks;
 mod guest;
 mod kills;
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
     let mut all = vec![];
     all.extend(boot::cases());
     all.extend(provision::cases());
+    all.extend(containerd::cases());
     all.extend(disks::cases());
     all.extend(kills::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)

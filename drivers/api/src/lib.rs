@@ -13,4 +13,4 @@ pub use blob::Blob;
 pub use config::*;
 pub use driver::{Accelerator, Driver, Features, Info, Vm, VmEvent};
 pub use error::{Error, Result};
-pub use instance::{Instance, mac_address, mount_tag};
+pub use instance::{DataDisk, Instance, mac_address, mount_tag};

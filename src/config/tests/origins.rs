@@ -83,7 +83,7 @@ fn each_value_names_the_file_and_line_that_it_comes_from() {
         ("cpus: 3", &["_config/override.yaml:1"][..]),
         ("memory: 2GiB", &["lima.yaml:5"]),
         ("disk: 100GiB", &["built in"]),
-        ("arch: x86_64", &["built in"; 3]),
+        ("arch: x86_64", &["built in"; 4]),
         ("BOTH: o", &["_config/override.yaml:2"]),
         ("OWN.DOT: own", &["lima.yaml:6"]),
         ("minimumVersion: \"8.0.0\"", &["_config/override.yaml:4"]),

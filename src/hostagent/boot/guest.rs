@@ -6,7 +6,7 @@ use std::path::Path;
 use limafs_driver::{Config, Driver, mac_address};
 
 use super::Boot;
-use crate::cidata::{self, Guest};
+use crate::cidata::{self, Archive, Guest};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::hostagent::ssh::{keys::Identity, pin};
@@ -14,7 +14,13 @@ use crate::names;
 use crate::store;
 
 /// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
-pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, identity: &Identity) -> Result<String> {
+pub async fn write_cidata(
+    boot: &Boot,
+    driver: &dyn Driver,
+    config: &Config,
+    archive: Option<&Archive>,
+    identity: &Identity,
+) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
     forget_host_keys_of_others(&path, &known_hosts)?;
@@ -28,6 +34,7 @@ pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, ide
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
+        archive,
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;
