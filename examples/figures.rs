@@ -101,6 +101,7 @@ fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
         boot_scripts: &BTreeMap::new(),
         ca_files: &[],
         agent: agent.as_deref(),
+        archive: None,
         host_env: &BTreeMap::new(),
     };
     let mut bytes = 0;

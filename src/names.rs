@@ -37,6 +37,18 @@ pub const EVENTS: &str = "limafs.events";
 /// The guest's ssh host keys, pinned at its first boot.
 pub const KNOWN_HOSTS: &str = "ssh.known_hosts";
 
+const ARCHIVE: (&str, &str) = ("nerdctl-full.", ".tgz");
+
+/// The archive that is unpacked in the guest; ours, because Lima puts it onto its cidata disk.
+pub fn archive(id: &str) -> String {
+    format!("{}{id}{}", ARCHIVE.0, ARCHIVE.1)
+}
+
+/// The id of a file named by [`archive`].
+pub fn archive_id(name: &str) -> Option<&str> {
+    name.strip_prefix(ARCHIVE.0)?.strip_suffix(ARCHIVE.1)
+}
+
 // In the home.
 pub const CONFIG_DIR: &str = "_config";
 pub const USER_KEY: &str = "user";

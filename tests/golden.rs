@@ -127,6 +127,23 @@ fn an_effective_yaml_is_a_document_that_becomes_itself() {
 }
 
 #[test]
+fn origins_change_nothing_of_what_a_document_is_read_as() {
+    let (instance, host) = (Name::parse("foo").unwrap(), host());
+    for name in documents() {
+        let layer = |layer: &str| read(&format!("{name}.{layer}")).map(Into::into);
+        let layers = Layers { overrides: layer("override"), defaults: layer("default") };
+        let context = Context { name: &instance, dir: "/home/jane/.lima/foo".into(), host: &host, layers };
+        let text = read(&name).unwrap();
+        let Ok(loaded) = config::load(&text, &context) else { continue };
+        let yaml = config::to_yaml(&loaded.filled).unwrap();
+        let with_origins = config::yaml_with_origins(&text, &context).unwrap();
+        let values = |text: &str| serde_yaml::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(values(&with_origins), values(&yaml), "{name}");
+        assert!(with_origins.contains(" # lima.yaml:") && with_origins.contains(" # built in"), "{name}");
+    }
+}
+
+#[test]
 fn every_file_belongs_to_a_document() {
     let documents = documents();
     assert!(documents.len() >= 10, "{documents:?}");

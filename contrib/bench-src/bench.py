@@ -83,7 +83,8 @@ def documents():
 
 
 def disks(rounds=3, size=600):
-    """From `echo start` to the disk of an image in the cache, digest verified, and a mere copy of the image, in turns."""
+    """From `echo start` to the disk of an image in the cache, its digest known from the first round on, and a copy of
+    the image, in turns."""
     one = Fleet()
     one.mount()
     url = "https://example.invalid/image.img"
@@ -110,9 +111,11 @@ def disks(rounds=3, size=600):
         one.verb("foo", "kill")
         one.reach("foo", "Stopped")
         os.remove(disk)
-    mine, cp = min(ours), min(theirs)
-    row(f"{size} MiB in the cache to disk : cp --reflink=auto", f"{mine / cp:.2f} ({mine:.2f} : {cp:.2f} s)", "<= 1.1", mine / cp <= 1.1)
-    print(f"    (cp and then sync, as a disk is made to last, took {min(synced):.2f} s)")
+    mine, cp, lasting = min(ours), min(theirs), min(synced)
+    # A disk is made to last before it counts, which a mere cp is not.
+    name = f"{size} MiB in the cache to disk"
+    row(f"{name} : cp --reflink=auto, sync", f"{mine / lasting:.2f} ({mine:.2f} : {lasting:.2f} s)", "<= 1.1", mine / lasting <= 1.1)
+    row(f"{name} : cp --reflink=auto", f"{mine / cp:.2f} ({mine:.2f} : {cp:.2f} s)", "<= 1.1", mine / cp <= 1.1)
     one.close()
 
 

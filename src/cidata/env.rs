@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use limafs_driver::Config;
 
-use super::{Entry, Guest, certificates, one_line, provision, required};
+use super::{ARCHIVE_SERIAL, Archive, Entry, Guest, certificates, one_line, provision, required};
 use crate::error::{Error, Result};
 
 /// Begins a line that is on every disk of ours and on none of Lima's.
@@ -86,6 +86,7 @@ fn seen_from_guest(url: &str) -> String {
 fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     let config = guest.config;
     let user = config.user.clone().unwrap_or_default();
+    let containerd = config.containerd.clone().unwrap_or_default();
     let flag = |on: Option<bool>| if on.unwrap_or(false) { "1" } else { "" }.to_owned();
     let text = |key: &str, value: Option<&str>| Ok::<_, Error>(one_line(key, value.unwrap_or_default())?.to_owned());
     let uid = user.uid.ok_or_else(|| Error::invalid("user.uid", "is not set"))?;
@@ -100,6 +101,8 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
         ("MOUNTTYPE", text("mountType", config.mount_type.as_deref())?),
         ("GUEST_INSTALL_PREFIX", text("guestInstallPrefix", config.guest_install_prefix.as_deref())?),
         ("UPGRADE_PACKAGES", flag(config.upgrade_packages)),
+        ("CONTAINERD_USER", flag(containerd.user)),
+        ("CONTAINERD_SYSTEM", flag(containerd.system)),
         ("SLIRP_DNS", DNS.to_owned()),
         ("SLIRP_GATEWAY", GATEWAY.to_owned()),
         ("SLIRP_IP_ADDRESS", ADDRESS.to_owned()),
@@ -121,6 +124,12 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     let zone = one_line("timezone", config.timezone.as_deref().unwrap_or_default())?;
     let port = one_line("boot port", guest.boot_port)?;
     text.push_str(&format!("{MARK}{port}\nLIMAFS_TIMEZONE={zone}\nLIMAFS_CA_REMOVE_DEFAULTS={remove}\n"));
+    if let Some(Archive { id, size }) = guest.archive {
+        let id = one_line("archive", id)?;
+        for (key, value) in [("SERIAL", ARCHIVE_SERIAL), ("ID", id), ("SIZE", &size.to_string())] {
+            text.push_str(&format!("LIMAFS_ARCHIVE_{key}={value}\n"));
+        }
+    }
     Ok(text)
 }
 

@@ -54,6 +54,8 @@ pub struct Guest<'a> {
     pub ca_files: &'a [String],
     /// The guest agent's program, if there is one for such a guest.
     pub agent: Option<&'a [u8]>,
+    /// What is on the disk [`ARCHIVE_SERIAL`]; `None` where lima.yaml wants no containerd.
+    pub archive: Option<&'a Archive>,
     /// The hostagent's environment, from which only proxy variables are taken.
     pub host_env: &'a BTreeMap<String, String>,
 }
@@ -65,6 +67,17 @@ pub struct Network {
     pub mac: String,
     /// With the length of the prefix: `192.168.104.5/24`.
     pub address: String,
+}
+
+/// Serial number of the disk that is the archive with containerd.
+pub const ARCHIVE_SERIAL: &str = "limafs-containerd";
+
+/// A tar.gz that the guest unpacks when it has another id than the one that it unpacked last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    pub id: String,
+    /// Bytes; its disk has whole sectors.
+    pub size: u64,
 }
 
 /// A file of the disk.
@@ -108,7 +121,11 @@ pub fn is_ours(iso: &[u8]) -> bool {
 
 impl Entry {
     fn text(path: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { path: path.into(), mode: 0o600, bytes: text.into().into_bytes() }
+        Self::file(path, text.into())
+    }
+
+    fn file(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { path: path.into(), mode: 0o600, bytes: bytes.into() }
     }
 
     fn script(path: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {

@@ -1,7 +1,7 @@
 //! `provision`: scripts become numbered files, `boot` scripts become `bootcmd`s, `data` becomes files with a description.
 //! The number is the place in the whole list, as in Lima, so that a failure names the entry of lima.yaml.
 
-use limafs_driver::{Config, Provision};
+use limafs_driver::{Blob, Config, Provision};
 use serde_json::{Value, json};
 
 use super::scripts::STEP;
@@ -22,9 +22,12 @@ pub fn entries(config: &Config) -> Result<Vec<Entry>> {
         match mode(item) {
             "boot" => {}
             mode @ ("dependency" | "system" | "user") => {
-                entries.push(Entry::script(path(mode, index), text(index, "script", item.script.as_deref())?));
+                entries.push(Entry::script(path(mode, index), script(index, item)?));
             }
-            "data" => entries.push(Entry::text(path("data", index), item.content.clone().unwrap_or_default())),
+            "data" => {
+                let content = item.content.as_ref().map_or(&[][..], Blob::as_bytes);
+                entries.push(Entry::file(path("data", index), content));
+            }
             "yq" => return Err(Error::unsupported(field(index, "mode"), YQ)),
             "ansible" => return Err(Error::unsupported(field(index, "mode"), ANSIBLE)),
             mode => return Err(Error::invalid(field(index, "mode"), format!("`{mode}` is unknown"))),
@@ -38,7 +41,8 @@ pub fn bootcmds(config: &Config) -> Result<Vec<Value>> {
     let params = super::env::params(config)?;
     let mut commands = Vec::new();
     for (index, item) in items(config).filter(|(_, item)| mode(item) == "boot") {
-        let script = text(index, "script", item.script.as_deref())?;
+        let script = std::str::from_utf8(script(index, item)?)
+            .map_err(|_| Error::invalid(field(index, "script"), "a boot script is text, use mode system"))?;
         if script.len() > BOOT_SCRIPT_MAX {
             let why = format!("a boot script has at most {BOOT_SCRIPT_MAX} bytes, use mode system");
             return Err(Error::invalid(field(index, "script"), why));
@@ -89,12 +93,12 @@ fn field(index: usize, name: &str) -> String {
     format!("provision[{index}].{name}")
 }
 
-/// A script; NUL is refused because no command line, shell or cloud-config could carry it.
-fn text<'a>(index: usize, name: &str, value: Option<&'a str>) -> Result<&'a str> {
-    let value = value.filter(|text| !text.is_empty());
-    let value = value.ok_or_else(|| Error::invalid(field(index, name), "must not be empty"))?;
-    if value.contains('\0') {
-        return Err(Error::invalid(field(index, name), "must not contain NUL"));
+/// A script; in text NUL is refused, because no command line, shell or cloud-config could carry it.
+fn script(index: usize, item: &Provision) -> Result<&[u8]> {
+    let script = item.script.as_ref().filter(|script| !script.is_empty());
+    let script = script.ok_or_else(|| Error::invalid(field(index, "script"), "must not be empty"))?;
+    if script.as_str().is_some_and(|text| text.contains('\0')) {
+        return Err(Error::invalid(field(index, "script"), "must not contain NUL"));
     }
-    Ok(value)
+    Ok(script.as_bytes())
 }

@@ -30,6 +30,8 @@ const ON_DISK: &[(&str, &str)] = &[
     ("boot.Linux/10-timezone.sh", include_str!("scripts/10-timezone.sh")),
     ("boot.Linux/12-ca-certs.sh", include_str!("scripts/12-ca-certs.sh")),
     ("boot.Linux/25-guestagent.sh", include_str!("scripts/25-guestagent.sh")),
+    ("boot.Linux/20-rootless.sh", include_str!("scripts/20-rootless.sh")),
+    ("boot.Linux/40-containerd.sh", include_str!("scripts/40-containerd.sh")),
 ];
 
 pub fn entries() -> impl Iterator<Item = Entry> {

@@ -1,4 +1,4 @@
-use limafs_driver::{CaCerts, Disk, Mount, Provision, StringMap, User, mount_tag};
+use limafs_driver::{CaCerts, Containerd, Disk, Mount, Provision, StringMap, User, mount_tag};
 use serde_json::{Value, json};
 
 use super::*;
@@ -13,6 +13,7 @@ struct Told {
     scripts: BTreeMap<String, Vec<u8>>,
     ca_files: Vec<String>,
     agent: Option<Vec<u8>>,
+    archive: Option<Archive>,
     env: BTreeMap<String, String>,
 }
 
@@ -35,6 +36,7 @@ fn told() -> Told {
         scripts: BTreeMap::new(),
         ca_files: Vec::new(),
         agent: None,
+        archive: None,
         env: BTreeMap::new(),
     }
 }
@@ -54,6 +56,7 @@ impl Told {
             boot_scripts: &self.scripts,
             ca_files: &self.ca_files,
             agent: self.agent.as_deref(),
+            archive: self.archive.as_ref(),
             host_env: &self.env,
         })
     }
@@ -398,4 +401,36 @@ fn the_scripts_pass_shellcheck() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
         Err(error) => eprintln!("SKIPPED: shellcheck cannot be run: {error}"),
     }
+}
+
+#[test]
+fn d17_bytes_that_are_no_text_are_on_the_disk_as_they_are() {
+    let bytes = b"\x7fELF\0\xff".to_vec();
+    let data = Provision { path: Some("/x".into()), content: Some(bytes.clone().into()), ..script("data", "") };
+    let data = Provision { script: None, ..data };
+    let program = Provision { script: Some(bytes.clone().into()), ..script("system", "") };
+    let cidata = told().provision([data, program]).render().unwrap();
+    for path in ["provision.data/00000000", "provision.system/00000001"] {
+        let entry = cidata.entries.iter().find(|entry| entry.path == path).unwrap();
+        assert_eq!(entry.bytes, bytes, "{path}");
+    }
+    let boot = Provision { script: Some(bytes.into()), ..script("boot", "") };
+    let error = told().provision([boot]).render().unwrap_err();
+    assert_eq!(error.to_string(), "provision[0].script: a boot script is text, use mode system");
+}
+
+#[test]
+fn the_archive_is_told_by_serial_number_id_and_size() {
+    let mut told = told();
+    assert!(told.text("lima.env").contains("LIMA_CIDATA_CONTAINERD_USER=\nLIMA_CIDATA_CONTAINERD_SYSTEM=\n"));
+    assert!(!told.text("lima.env").contains("LIMAFS_ARCHIVE"));
+    told.config.containerd = Some(Containerd { user: Some(true), ..Containerd::default() });
+    told.archive = Some(Archive { id: "0123".into(), size: 5 });
+    let env = told.text("lima.env");
+    assert!(env.contains("LIMA_CIDATA_CONTAINERD_USER=1\nLIMA_CIDATA_CONTAINERD_SYSTEM=\n"), "{env}");
+    assert!(
+        env.ends_with("LIMAFS_ARCHIVE_SERIAL=limafs-containerd\nLIMAFS_ARCHIVE_ID=0123\nLIMAFS_ARCHIVE_SIZE=5\n"),
+        "{env}"
+    );
+    assert!(ARCHIVE_SERIAL.len() <= 20, "QEMU cuts longer ones");
 }

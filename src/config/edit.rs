@@ -156,6 +156,7 @@ fn same(old: &Node, new: &Node) -> bool {
         (Node::Int(old), Node::Int(new)) => old == new,
         (Node::Float(old), Node::Float(new)) => old == new,
         (Node::Text(old), Node::Text(new)) => old == new,
+        (Node::Bytes(old), Node::Bytes(new)) => old == new,
         (Node::List(old), Node::List(new)) => {
             old.len() == new.len() && old.iter().zip(new).all(|(old, new)| same(&old.node, &new.node))
         }

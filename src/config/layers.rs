@@ -29,16 +29,8 @@ pub enum Layer {
 }
 
 /// Joined with the highest priority first.
-const JOINED: &[&str] = &[
-    "images",
-    "additionalDisks",
-    "firmware.images",
-    "provision",
-    "containerd.archives",
-    "probes",
-    "portForwards",
-    "copyToHost",
-];
+const JOINED: &[&str] =
+    &["images", "additionalDisks", "firmware.images", "provision", "containerd.archives", "probes", "copyToHost"];
 
 /// The entries of the joined list that one entry of the result was made of, lowest priority first.
 pub type Sources = Vec<Vec<usize>>;
@@ -49,6 +41,8 @@ pub struct Stack {
     /// Of the result's `mounts` and `networks`, once they are filled.
     pub mounts: Sources,
     pub networks: Sources,
+    /// The entries of the joined list that the result's `portForwards` are; `None` where they are all.
+    pub forwards: Option<Vec<usize>>,
 }
 
 /// All documents as one, with the remarks on reading them.
@@ -92,7 +86,7 @@ impl Layers {
         }
         let merged = merge(above.config, merge(own.config.clone(), below.config));
         let trees = [above.tree, own.tree, below.tree];
-        let stack = Stack { trees, mounts: Sources::new(), networks: Sources::new() };
+        let stack = Stack { trees, mounts: Sources::new(), networks: Sources::new(), forwards: None };
         Ok(Stacked { written: own.config, merged, stack, faults, warnings })
     }
 }
@@ -131,7 +125,7 @@ impl Stack {
     }
 
     /// The documents that may have written a field, and its path there; the highest priority first.
-    fn candidates(&self, field: &str) -> Vec<(Layer, String)> {
+    pub fn candidates(&self, field: &str) -> Vec<(Layer, String)> {
         let Some((list, index, rest)) = entry(field) else {
             return Layer::ALL.map(|layer| (layer, field.to_owned())).into();
         };
@@ -139,6 +133,11 @@ impl Stack {
         let sources = match list {
             "mounts" => self.mounts.get(index),
             "networks" => self.networks.get(index),
+            "portForwards" => {
+                let kept = |kept: &Vec<usize>| kept.get(index).copied().unwrap_or(index);
+                let index = self.forwards.as_ref().map_or(index, kept);
+                return self.nth(list, index, Layer::ALL.into_iter()).map(path).into_iter().collect();
+            }
             _ if JOINED.contains(&list) => {
                 return self.nth(list, index, Layer::ALL.into_iter()).map(path).into_iter().collect();
             }

@@ -7,6 +7,7 @@ mod expand;
 mod fill;
 mod layers;
 mod merge;
+mod origins;
 mod parse;
 pub mod partial;
 mod read;
@@ -33,6 +34,7 @@ use validate::validate;
 
 pub use expand::message;
 pub use layers::Layers;
+pub use origins::yaml_with_origins;
 pub use size::{expand_path, format_size, size};
 
 /// What a document is filled and expanded with.
@@ -127,4 +129,4 @@ pub fn to_yaml(filled: &Config) -> Result<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

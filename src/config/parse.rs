@@ -49,7 +49,14 @@ pub fn parse_tree<'a>(text: &'a [u8], file: &str) -> Result<(Tree, &'a str)> {
     let refused = |why: String| Error::Document(vec![format!("{file}: {why}")]);
     let text = std::str::from_utf8(text).map_err(|error| refused(not_utf8(text, error.valid_up_to())))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    Ok((tree(text).map_err(refused)?, text))
+    Ok((tree(text, options()).map_err(refused)?, text))
+}
+
+/// The values of a text that we wrote, which may be longer than what we take from others.
+pub fn own_tree(text: &str) -> std::result::Result<Tree, String> {
+    let mut options = options();
+    options.budget = None;
+    tree(text, options)
 }
 
 fn not_utf8(text: &[u8], valid: usize) -> String {
@@ -60,8 +67,8 @@ fn not_utf8(text: &[u8], valid: usize) -> String {
     format!("{}: not valid UTF-8", Position { line, column })
 }
 
-fn tree(text: &str) -> std::result::Result<Tree, String> {
-    match serde_yaml::from_str_with_options::<Option<Tree>>(text, options()) {
+fn tree(text: &str, options: serde_yaml::Options) -> std::result::Result<Tree, String> {
+    match serde_yaml::from_str_with_options::<Option<Tree>>(text, options) {
         Ok(tree) => Ok(tree.unwrap_or(Tree { node: Node::Null, at: NULL.at, source: 0..0 })),
         Err(error) => Err(sentence(error.without_snippet())),
     }
@@ -70,7 +77,7 @@ fn tree(text: &str) -> std::result::Result<Tree, String> {
 /// Lima's reading of YAML, within bounds that no honest document comes near.
 fn options() -> serde_yaml::Options {
     let budget = serde_yaml::budget! {
-        max_depth: 48,
+        max_depth: 24,
         max_nodes: 20_000,
         max_events: 60_000,
         max_aliases: 1_000,
@@ -87,6 +94,7 @@ fn options() -> serde_yaml::Options {
         legacy_octal_numbers: true,
         underscored_numbers_as_strings: true,
         non_finite_float_policy: serde_yaml::options::NonFiniteFloatPolicy::AsString,
+        ignore_binary_tag_for_string: true,
         with_snippet: false,
     };
     options.budget = budget;

@@ -155,6 +155,7 @@ impl<'a> Reader<'a> {
                 format!("{short:?}{}", if short.len() < text.len() { "..." } else { "" })
             }
             Node::Null => "null".into(),
+            Node::Bytes(bytes) => format!("{} bytes of binary", bytes.len()),
             Node::Bool(_) | Node::Int(_) | Node::Float(_) => self.written().into_owned(),
             Node::List(_) | Node::Map(_) => self.tree.kind().into(),
         }
@@ -216,6 +217,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Node::Int(value) => visitor.visit_i64(*value),
             Node::Float(value) => visitor.visit_f64(*value),
             Node::Text(value) => visitor.visit_str(value),
+            Node::Bytes(value) => visitor.visit_bytes(value),
             Node::List(items) => self.visit_list(items, visitor),
             Node::Map(entries) => self.visit_map(entries, &[], visitor),
         }
@@ -240,6 +242,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Node::Text(text) => visitor.visit_str(text),
             Node::Null => visitor.visit_str(""),
             Node::Bool(_) | Node::Int(_) | Node::Float(_) => visitor.visit_str(&self.written()),
+            // Only what takes any bytes takes these.
+            Node::Bytes(bytes) => visitor.visit_bytes(bytes).map_err(|_: Fault| self.expected("text")),
             Node::List(_) | Node::Map(_) => Err(self.expected("text")),
         }
     }

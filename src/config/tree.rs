@@ -4,8 +4,10 @@
 use std::fmt;
 use std::ops::Range;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_yaml::{Location, Spanned};
+use serde_yaml::{Location, Spanned, Tagged};
 
 /// Line and column, from 1; columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +31,8 @@ pub enum Node {
     Int(i64),
     Float(f64),
     Text(String),
+    /// What is `!!binary` and no UTF-8.
+    Bytes(Vec<u8>),
     List(Vec<Tree>),
     Map(Vec<Entry>),
 }
@@ -54,6 +58,12 @@ impl Tree {
     pub fn get(&self, field: &str) -> Option<&Tree> {
         let (tree, _, rest) = self.walk(field);
         rest.is_empty().then_some(tree)
+    }
+
+    /// The same, with the place of its key or item.
+    pub fn find(&self, field: &str) -> Option<(&Tree, Position)> {
+        let (tree, found, rest) = self.walk(field);
+        found.filter(|_| rest.is_empty()).map(|at| (tree, at))
     }
 
     /// As far down the path as it goes: the value there, where it is written, and what is left of the path.
@@ -94,6 +104,7 @@ impl Tree {
             Node::Bool(_) => "a boolean",
             Node::Int(_) | Node::Float(_) => "a number",
             Node::Text(_) => "text",
+            Node::Bytes(_) => "binary",
             Node::List(_) => "a list",
             Node::Map(_) => "a map",
         }
@@ -114,12 +125,27 @@ impl fmt::Display for Position {
 
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Spanned { value, referenced, defined } = Spanned::<Node>::deserialize(deserializer)?;
+        let Spanned { value: Tagged(node, tag), referenced, defined } = Spanned::deserialize(deserializer)?;
+        let node = match node {
+            Node::Text(coded) if tag.as_deref().is_some_and(is_binary) => decoded(&coded).map_err(de::Error::custom)?,
+            node => node,
+        };
         let span = defined.span();
         let start = span.byte_offset().unwrap_or(0) as usize;
         let source = start..start + span.byte_len().unwrap_or(0) as usize;
-        Ok(Self { node: value, at: referenced.into(), source })
+        Ok(Self { node, at: referenced.into(), source })
     }
+}
+
+/// The parser makes text of binary, if it can; that is left to us.
+fn is_binary(tag: &str) -> bool {
+    matches!(tag, "tag:yaml.org,2002:binary" | "!!binary" | "!binary")
+}
+
+fn decoded(coded: &str) -> Result<Node, &'static str> {
+    let dense: String = coded.split_ascii_whitespace().collect();
+    let bytes = BASE64_STANDARD.decode(dense).map_err(|_| "invalid base64 behind !!binary")?;
+    Ok(String::from_utf8(bytes).map_or_else(|error| Node::Bytes(error.into_bytes()), Node::Text))
 }
 
 impl<'de> Deserialize<'de> for Node {

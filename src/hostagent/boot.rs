@@ -2,6 +2,7 @@
 //! Starts no VM: the actor does, after the intent was written down.
 
 mod agent;
+mod archive;
 mod disks;
 mod guest;
 mod image;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use limafs_driver::{Config, Driver, Instance};
+use limafs_driver::{Config, DataDisk, Driver, Instance};
 use tokio::sync::mpsc;
 
 use super::actor::Facts;
@@ -53,11 +54,14 @@ impl Steps for Boot {
         driver.create().await?;
         self.make_disk(&driver, &instance.config, tell).await?;
         disks::claim(self, &instance.config).await?;
+        let archive = archive::fetch(&instance.config, &self.dir, tell).await?;
+        let (archive, disk) = archive.map(|fetched| (fetched.archive, fetched.disk)).unzip();
+        let instance = with_data_disk(&driver, instance, disk).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
         let dns = self.dns_ports(&instance.config)?;
-        let ways = guest::Ways { dns, networks: networks::join(self, &instance.config).await? };
-        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &ways).await?;
+        let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
+        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
         prepared.facts.dns = dns;
         prepared.facts.started = started;
@@ -150,6 +154,7 @@ impl Boot {
             ssh_address: String::new(),
             protected: self.dir.join(names::PROTECTED).exists(),
             lima_version: String::from_utf8_lossy(&version).trim().to_owned(),
+            data_disks: vec![],
             config,
         }
     }
@@ -201,6 +206,20 @@ impl Boot {
             options: guest::ssh_options(&instance.config),
         }
     }
+}
+
+/// Tells the driver of one more disk.
+async fn with_data_disk(driver: &Arc<dyn Driver>, mut instance: Instance, disk: Option<DataDisk>) -> Result<Instance> {
+    let Some(disk) = disk else { return Ok(instance) };
+    let info = driver.info();
+    if !info.features.data_disks {
+        return Err(Error::unsupported(
+            "containerd",
+            format!("the {} driver cannot give its archive to a guest", info.name),
+        ));
+    }
+    instance.data_disks = vec![disk];
+    Ok(driver.configure(instance).await?)
 }
 
 async fn step(tell: &mpsc::Sender<Event>, name: &str) {

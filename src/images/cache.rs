@@ -1,6 +1,6 @@
-//! The cache of downloads, laid out as Lima does: `download/by-url-sha256/<SHA-256 of the URL>/` with `url`, `data`,
-//! `time` (Last-Modified), `type` (Content-Type) and `<algorithm>.digest`; while it is downloaded, `data.part`. A lock on
-//! the directory makes one download serve whoever waits, in this process or another.
+//! The cache of downloads, laid out as Lima does: `download/by-url-sha256/<SHA-256 of the location as it is written>/` with
+//! `url`, `data`, `time` (Last-Modified), `type` (Content-Type) and `<algorithm>.digest`; while it is downloaded,
+//! `data.part`. A lock on the directory makes one download serve whoever waits, in this process or another.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,6 +16,7 @@ use super::digest::{self, Algorithm, Expected};
 use super::download::{self, Job};
 use super::files::{remove, write};
 use super::part::{self, PART, Part, Stamp};
+use super::verified::{State, VERIFIED};
 use super::{Meter, Policy, Report, blocking, home, http};
 use crate::error::{Error, Result};
 
@@ -32,18 +33,18 @@ pub fn root() -> Result<PathBuf> {
     Ok(xdg.map_or_else(|| home().map(|home| home.join(".cache")), Ok)?.join("lima"))
 }
 
-/// The data of `url`, from the cache or downloaded into it, verified.
+/// The data of `location`, a URL, from the cache or downloaded into it, verified.
 pub async fn open(
     root: &Path,
-    url: &Url,
+    location: &str,
     expected: Option<&Expected>,
     policy: &Policy,
     progress: &Report<'_>,
 ) -> Result<File> {
-    let entry = Entry::wait(root, url, progress).await?;
+    let entry = Entry::wait(root, location, progress).await?;
     if let Some(data) = entry.open()? {
         match expected {
-            Some(expected) => match digest::verify(data, url.as_str(), expected, progress).await {
+            Some(expected) => match entry.verified(data, expected, progress).await {
                 Ok(data) => return entry.tidy().map(|()| data),
                 Err(error @ Error::Failed { .. }) => tracing::warn!(%error, "cached image is wrong, downloading again"),
                 Err(error) => return Err(error),
@@ -53,7 +54,7 @@ pub async fn open(
         }
     }
     entry.download(expected, policy, progress).await?;
-    entry.open()?.ok_or_else(|| Error::failed(url.as_str(), "was removed from the cache while it was downloaded"))
+    entry.open()?.ok_or_else(|| Error::failed(location, "was removed from the cache while it was downloaded"))
 }
 
 /// The name of an entry.
@@ -81,17 +82,20 @@ fn take(dir: &Path) -> Result<Option<File>> {
 
 /// A locked entry.
 struct Entry<'a> {
-    url: &'a Url,
+    /// As it is written in lima.yaml: Lima names its entries by it.
+    location: &'a str,
+    url: Url,
     dir: PathBuf,
     _lock: File,
 }
 
 impl<'a> Entry<'a> {
     /// Waits for the lock, and tells how far the download is that somebody else has under way.
-    async fn wait(root: &Path, url: &'a Url, progress: &Report<'_>) -> Result<Self> {
-        let dir = root.join(ENTRIES).join(name(url.as_str()));
+    async fn wait(root: &Path, location: &'a str, progress: &Report<'_>) -> Result<Self> {
+        let url = Url::parse(location).map_err(|error| Error::invalid(location, error.to_string().to_lowercase()))?;
+        let dir = root.join(ENTRIES).join(name(location));
         if let Some(lock) = take(&dir)? {
-            return Ok(Self { url, dir, _lock: lock });
+            return Ok(Self { location, url, dir, _lock: lock });
         }
         let meter = Meter::new("waiting for", None);
         // By trying, so that a waiter can be dropped at any time.
@@ -106,7 +110,7 @@ impl<'a> Entry<'a> {
             }
         };
         let lock = meter.report(progress, trying).await?;
-        Ok(Self { url, dir, _lock: lock })
+        Ok(Self { location, url, dir, _lock: lock })
     }
 
     fn open(&self) -> Result<Option<File>> {
@@ -118,6 +122,20 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Hands `data` back if it has its digest: known from the last time, or read now.
+    async fn verified(&self, data: File, expected: &Expected, progress: &Report<'_>) -> Result<File> {
+        let state = State::of(&data)?;
+        if state.is_known(&self.dir, expected) {
+            return Ok(data);
+        }
+        let data = digest::verify(data, self.location, expected, progress).await?;
+        if let Err(error) = state.remember(&self.dir, &data, expected) {
+            // It is only hashed again the next time.
+            tracing::warn!("{error}");
+        }
+        Ok(data)
+    }
+
     /// Removes a download that was not whole when somebody else put the whole there.
     fn tidy(&self) -> Result<()> {
         remove(&self.dir.join(PART))?;
@@ -126,7 +144,7 @@ impl<'a> Entry<'a> {
 
     /// Whether the server still has what we have. A server that cannot be asked does not make the cache useless.
     async fn is_fresh(&self, policy: &Policy) -> bool {
-        match http::stamp(self.url, policy).await {
+        match http::stamp(&self.url, policy).await {
             Ok(Stamp { modified: Some(now), .. }) => {
                 fs::read_to_string(self.dir.join(TIME)).is_ok_and(|then| then == now)
             }
@@ -141,7 +159,7 @@ impl<'a> Entry<'a> {
     /// Puts new data in place. The old is kept until the new is whole and verified.
     async fn download(&self, expected: Option<&Expected>, policy: &Policy, progress: &Report<'_>) -> Result<()> {
         let mut part = Part::open(&self.dir)?;
-        let job = Job { url: self.url, has_digest: expected.is_some(), policy };
+        let job = Job { location: self.location, url: &self.url, has_digest: expected.is_some(), policy };
         download::download(&job, &mut part, progress).await?;
         if let Err(error) = self.verify(&part, expected, progress).await {
             let is_suspect = part.is_resumed;
@@ -165,7 +183,7 @@ impl<'a> Entry<'a> {
     async fn verify(&self, part: &Part, expected: Option<&Expected>, progress: &Report<'_>) -> Result<()> {
         let Some(expected) = expected else { return Ok(()) };
         let data = File::open(part.path()).map_err(Error::io(part.path()))?;
-        digest::verify(data, self.url.as_str(), expected, progress).await.map(|_| ())
+        digest::verify(data, self.location, expected, progress).await.map(|_| ())
     }
 }
 
@@ -177,6 +195,7 @@ fn commit(dir: &Path, whole: &Part, expected: Option<&Expected>) -> Result<()> {
     for algorithm in Algorithm::ALL {
         remove(&dir.join(digest_file(algorithm)))?;
     }
+    remove(&dir.join(VERIFIED))?;
     remove(&dir.join(TIME))?;
     write(dir, URL, &whole.stamp.url)?;
     fs::rename(&path, dir.join(DATA)).map_err(Error::io(&path))?;

@@ -37,6 +37,8 @@ type Attempt<T> = std::result::Result<T, Fault>;
 
 /// What to download, and how.
 pub struct Job<'a> {
+    /// The URL as it is written.
+    pub location: &'a str,
     pub url: &'a Url,
     /// The data will be verified afterwards.
     pub has_digest: bool,
@@ -127,7 +129,7 @@ impl Job<'_> {
     }
 
     fn judge_rest(&self, response: &Response, part: &mut Part) -> Attempt<()> {
-        let now = Stamp::of(self.url, response);
+        let now = Stamp::of(self.location, response);
         let differs = |a: Option<&str>, b: Option<&str>| a.zip(b).is_some_and(|(a, b)| a != b);
         let is_right = http::content_range(response).is_some_and(|(first, total)| {
             let same_total = total.zip(part.stamp.total).is_none_or(|(now, before)| now == before);
@@ -148,7 +150,7 @@ impl Job<'_> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             return Err(self.refuse(format!("sent in encoding {encoding:?}, which was not asked for")));
         }
-        let stamp = Stamp::of(self.url, response);
+        let stamp = Stamp::of(self.location, response);
         let is_delimited =
             stamp.total.is_some() || headers.contains_key(TRANSFER_ENCODING) || response.version() > Version::HTTP_11;
         if !is_delimited && !self.has_digest {

@@ -30,7 +30,7 @@ pub fn client(policy: &Policy) -> Result<Client> {
 pub async fn stamp(url: &Url, policy: &Policy) -> Result<Stamp> {
     let response = client(policy)?.head(url.clone()).send().await.map_err(|error| failed(url, &error))?;
     match response.status() {
-        status if status.is_success() => Ok(Stamp::of(url, &response)),
+        status if status.is_success() => Ok(Stamp::of(url.as_str(), &response)),
         status => Err(refused(url, status)),
     }
 }

@@ -17,6 +17,7 @@ mod part;
 pub mod shelf;
 mod text;
 mod unpack;
+mod verified;
 
 use std::fs::File as Data;
 use std::path::{Path, PathBuf};
@@ -76,7 +77,7 @@ async fn fetch_as(form: Form, file: &File, dest: &Path, progress: &Report<'_>) -
             if expected.is_none() {
                 tracing::warn!(location, "image without a digest: trusted as the server sends it");
             }
-            cache::open(&cache::root()?, &url, expected.as_ref(), &Policy::default(), progress).await?
+            cache::open(&cache::root()?, location, expected.as_ref(), &Policy::default(), progress).await?
         }
     };
     let packing = if form == Form::Unpacked { unpack::format(location, &data)? } else { None };

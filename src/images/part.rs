@@ -6,8 +6,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED};
-use reqwest::{Response, Url};
 use rustix::fs::fstatvfs;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    pub fn of(url: &Url, response: &Response) -> Self {
+    pub fn of(url: &str, response: &Response) -> Self {
         let text = |name: HeaderName| {
             let value = response.headers().get(name)?;
             Some(value.to_str().ok()?.to_owned())

@@ -134,6 +134,16 @@ fn every_template_loads_without_a_fault_or_a_warning() {
 }
 
 #[test]
+fn origins_are_comments_and_nothing_else_in_every_template() {
+    each_loaded(|name, loaded, context| {
+        let yaml = config::to_yaml(&loaded.filled).unwrap();
+        let with_origins = config::yaml_with_origins(whole(name).as_bytes(), context).unwrap();
+        let told = config::tests::assert_only_comments(&yaml, &with_origins);
+        assert!(told.iter().any(|(_, origin)| origin.starts_with("lima.yaml:")), "{name}: {with_origins}");
+    });
+}
+
+#[test]
 fn every_template_says_how_to_use_what_it_made() {
     each_loaded(|name, loaded, context| {
         let message = config::message(&loaded.filled, context, 60022).unwrap();
@@ -157,8 +167,8 @@ fn every_template_has_an_image_for_its_architecture() {
 #[test]
 fn every_script_is_one_that_bash_understands() {
     each_loaded(|name, loaded, _| {
-        let provision = loaded.filled.provision.iter().flatten().filter_map(|it| it.script.as_deref());
-        let probes = loaded.filled.probes.iter().flatten().filter_map(|it| it.script.as_deref());
+        let provision = loaded.filled.provision.iter().flatten().filter_map(|it| it.script.as_ref()?.as_str());
+        let probes = loaded.filled.probes.iter().flatten().filter_map(|it| it.script.as_ref()?.as_str());
         for script in provision.chain(probes) {
             assert!(script.starts_with("#!/bin/bash\n") && !script.contains("{{"), "{name}: {script}");
             let output = Command::new("bash").args(["-n", "-c", script]).output().unwrap();

@@ -123,8 +123,10 @@ impl View {
                 Ok(Open::Draft { document, bytes, dirty: mode.truncate, append: mode.append })
             }
             Body::Control { .. } | Body::Definition => self.text(Source::Node(key, id)),
-            Body::Show(_) | Body::Log(_) if mode.write => Err(Error::Denied { what: node.name.into() }),
-            Body::Show(_) => self.text(Source::Node(key, id)),
+            Body::Show(_) | Body::Asked(_) | Body::Log(_) if mode.write => {
+                Err(Error::Denied { what: node.name.into() })
+            }
+            Body::Show(_) | Body::Asked(_) => self.text(Source::Node(key, id)),
             Body::Log(file) => {
                 let name = self.0.tree.lock().instance(key)?.name.clone();
                 Ok(Open::Log(GrowingFile::new(self.0.home.path().join(name.as_str()).join(file))))
@@ -317,7 +319,7 @@ impl View {
 fn is_steady(source: &Source) -> bool {
     match source {
         Source::Image(_) => false,
-        Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml"),
+        Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml" | "effective.origins.yaml"),
         Source::Root(id) => id.root_node().body == RootBody::Readme,
         Source::Template(_) => true,
         Source::Disk(..) => false,

@@ -128,8 +128,8 @@ impl View {
                 Body::Definition => self.resize_draft(fh, size, present),
                 // A shell's `>` on a control node: there is nothing to cut.
                 Body::Control { .. } => Ok(()),
-                Body::Show(_) | Body::Log(_) if size == present => Ok(()),
-                Body::Show(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
+                Body::Show(_) | Body::Asked(_) | Body::Log(_) if size == present => Ok(()),
+                Body::Show(_) | Body::Asked(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
             },
             Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
             Target::Template(_) => self.resize_draft(fh, size, present),

@@ -20,6 +20,8 @@ pub struct Node {
 pub enum Body {
     /// Text rendered from the snapshot.
     Show(fn(&Snapshot) -> String),
+    /// The same, from the first time on that somebody looks at it: it costs more than it is wanted.
+    Asked(fn(&Snapshot) -> String),
     /// The same, and each write(2) is one command.
     Control { show: fn(&Snapshot) -> String, parse: fn(&str) -> Result<Command> },
     /// lima.yaml: replaced whole when closed.
@@ -117,6 +119,12 @@ pub const INSTANCE: &[Node] = &[
         body: Body::Control { show: nodes::disk, parse: nodes::parse_disk },
         public: true,
     },
+    Node {
+        name: "effective.origins.yaml",
+        doc: "effective.yaml with a comment behind each value: the file and line that it comes from, or \"built in\"",
+        body: Body::Asked(nodes::origins),
+        public: false,
+    },
 ];
 
 /// The directory whose files wait (see `wait`); lists as empty.
@@ -194,7 +202,7 @@ impl Node {
     /// Permission bits.
     pub fn perm(&self, shared: bool) -> u16 {
         let own = match self.body {
-            Body::Show(_) | Body::Log(_) => 0o400,
+            Body::Show(_) | Body::Asked(_) | Body::Log(_) => 0o400,
             Body::Control { .. } | Body::Definition => 0o600,
         };
         own | if shared && self.public { 0o044 } else { 0 }
@@ -216,8 +224,8 @@ mod tests {
     #[test]
     fn only_what_holds_no_secret_is_shown_to_others() {
         for node in INSTANCE {
-            let secret =
-                matches!(node.name, "lima.yaml" | "effective.yaml" | "status.json" | "message" | "log" | "serial.log");
+            let secret = ["lima.yaml", "status.json", "message", "log", "serial.log"].contains(&node.name);
+            let secret = secret || node.name.starts_with("effective.");
             assert!(!(secret && node.public), "{}", node.name);
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -66,6 +66,8 @@ pub struct Snapshot {
     /// Of the instance directory.
     pub created: SystemTime,
     pub definition: Definition,
+    /// `effective.origins.yaml` of this definition, once it was asked for.
+    pub origins: OnceLock<String>,
     /// Of lima.yaml, or of the directory while there is none.
     pub defined: SystemTime,
     pub protected: bool,
@@ -93,6 +95,7 @@ impl Snapshot {
             layers: Layers::default(),
             created,
             definition: Definition::Draft,
+            origins: OnceLock::new(),
             defined: created,
             protected: false,
             ssh_config: None,
@@ -140,19 +143,19 @@ impl Snapshot {
         }
         let text: Arc<[u8]> = match store::read_small(&path) {
             Ok(None) => {
-                self.definition = Definition::Draft;
+                self.set_definition(Definition::Draft);
                 return;
             }
             Ok(Some(bytes)) => bytes.into(),
             Err(error) => {
-                self.definition = Definition::Invalid { text: Arc::from([]), faults: error.to_string() };
+                self.set_definition(Definition::Invalid { text: Arc::from([]), faults: error.to_string() });
                 return;
             }
         };
         let layers = match store::layers(&self.dir) {
             Ok(layers) => layers,
             Err(error) => {
-                self.definition = Definition::Invalid { text, faults: error.to_string() };
+                self.set_definition(Definition::Invalid { text, faults: error.to_string() });
                 return;
             }
         };
@@ -162,10 +165,16 @@ impl Snapshot {
         if same_layers && matches!(&self.definition, Definition::Valid { text: known, .. } if *known == text) {
             return;
         }
-        self.definition = match config::load(&text, &self.context()) {
+        let definition = match config::load(&text, &self.context()) {
             Ok(loaded) => Definition::Valid { text, loaded: Arc::new(loaded) },
             Err(error) => Definition::Invalid { text, faults: error.to_string() },
         };
+        self.set_definition(definition);
+    }
+
+    fn set_definition(&mut self, definition: Definition) {
+        self.definition = definition;
+        self.origins = OnceLock::new();
     }
 
     pub fn context(&self) -> Context<'_> {

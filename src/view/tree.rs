@@ -46,8 +46,8 @@ pub struct Instance {
     /// When its listing last changed.
     pub changed: SystemTime,
     snapshot: Option<Box<Snapshot>>,
-    /// By node id; empty until somebody looks into the directory.
-    rendered: Vec<Rendered>,
+    /// By node id; empty until somebody looks into the directory, `None` until somebody asks for the node.
+    rendered: Vec<Option<Rendered>>,
 }
 
 /// The text of a node as it is now.
@@ -218,19 +218,19 @@ impl Tree {
         if self.instance(key)?.rendered.is_empty() {
             self.render_first(key, host)?;
         }
-        Ok(self.instance(key)?.rendered[usize::from(id.0)].clone())
+        let index = usize::from(id.0);
+        if let Some(rendered) = &self.instance(key)?.rendered[index] {
+            return Ok(rendered.clone());
+        }
+        let rendered = first(id, self.snapshot(key, host)?);
+        self.instance_mut(key)?.rendered[index] = Some(rendered.clone());
+        Ok(rendered)
     }
 
     fn render_first(&mut self, key: Key, host: &Host) -> Result<()> {
         let snapshot = self.snapshot(key, host)?;
-        let since = SystemTime::from(snapshot.since()).max(snapshot.defined);
-        let rendered = NodeId::all()
-            .map(|id| Rendered {
-                bytes: bytes_of(id, snapshot),
-                mtime: if id == DEFINITION { snapshot.defined } else { since },
-                version: 0,
-            })
-            .collect();
+        let is_asked = |id: NodeId| matches!(id.node().body, Body::Asked(_));
+        let rendered = NodeId::all().map(|id| (!is_asked(id)).then(|| first(id, snapshot))).collect();
         self.instance_mut(key)?.rendered = rendered;
         Ok(())
     }
@@ -240,15 +240,19 @@ impl Tree {
             return Ok(Vec::new());
         }
         let now = SystemTime::now();
+        let instance = self.instance(key)?;
+        let name = instance.name.to_string();
+        let shown = NodeId::all().zip(&instance.rendered).filter_map(|(id, old)| old.as_ref().map(|_| id));
+        let shown: Vec<_> = shown.collect();
         let snapshot = self.snapshot(key, host)?;
         let defined = snapshot.defined;
-        let fresh: Vec<_> = NodeId::all().map(|id| bytes_of(id, snapshot)).collect();
+        let fresh: Vec<_> = shown.into_iter().map(|id| (id, bytes_of(id, snapshot))).collect();
         let instance = self.instance_mut(key)?;
-        let name = instance.name.to_string();
         let mut changed = Vec::new();
-        for (id, bytes) in NodeId::all().zip(fresh) {
+        for (id, bytes) in fresh {
             let mtime = if id == DEFINITION { defined } else { now };
-            if instance.rendered[usize::from(id.0)].replace(bytes, mtime) {
+            let old = instance.rendered[usize::from(id.0)].as_mut();
+            if old.is_some_and(|old| old.replace(bytes, mtime)) {
                 changed.push(id);
             }
         }
@@ -311,9 +315,15 @@ impl Tree {
     }
 }
 
+fn first(id: NodeId, snapshot: &Snapshot) -> Rendered {
+    let since = SystemTime::from(snapshot.since()).max(snapshot.defined);
+    let mtime = if id == DEFINITION { snapshot.defined } else { since };
+    Rendered { bytes: bytes_of(id, snapshot), mtime, version: 0 }
+}
+
 fn bytes_of(id: NodeId, snapshot: &Snapshot) -> Arc<[u8]> {
     match id.node().body {
-        Body::Show(show) | Body::Control { show, .. } => show(snapshot).into_bytes().into(),
+        Body::Show(show) | Body::Asked(show) | Body::Control { show, .. } => show(snapshot).into_bytes().into(),
         Body::Definition => snapshot.text(),
         Body::Log(_) => Arc::from([]),
     }

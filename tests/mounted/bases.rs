@@ -18,6 +18,8 @@ pub fn cases() -> Vec<Case> {
         the_homes_base_is_for_new_instances_alone,
         d19_what_the_home_puts_above_and_below_is_in_effect_at_once,
         a_fault_above_a_document_names_its_file,
+        d17_a_file_that_is_no_text_is_stored_as_binary,
+        origins_name_the_files_of_the_home_and_follow_their_changes,
     ]
 }
 
@@ -160,5 +162,32 @@ fn a_fault_above_a_document_names_its_file() -> Outcome {
     ensure!(ran.code != 0, "accepted under a bad override.yaml");
     let error = fleet.read("foo/error");
     ensure!(error.contains("_config/override.yaml: line 1, column 7: cpus: invalid number"), "{error}");
+    Ok(())
+}
+
+fn origins_name_the_files_of_the_home_and_follow_their_changes() -> Outcome {
+    let fleet = with_files(&[("_config/default.yaml", "# all\ncpus: 1\nmemory: 1GiB\n")])?;
+    fleet.create("foo", &format!("{FAKE}cpus: 2\n"))?;
+    let line = fleet.read("foo/lima.yaml").lines().count();
+    fleet.ok(&format!("grep -x 'cpus: 2 # lima.yaml:{line}' foo/effective.origins.yaml"))?;
+    fleet.ok("grep -x 'memory: 1GiB # _config/default.yaml:3' foo/effective.origins.yaml")?;
+    fleet.ok("grep -x 'tpm: false # built in' foo/effective.origins.yaml")?;
+    fleet.ok("test $(sed 's/ # .*//' foo/effective.origins.yaml | cmp - foo/effective.yaml && echo same) = same")?;
+    fs::write(fleet.home.join("_config/default.yaml"), "memory: 1GiB\n")?;
+    let follows = "grep -qx 'memory: 1GiB # _config/default.yaml:1' foo/effective.origins.yaml";
+    wait_until("the origins follow", secs(10), || fleet.sh(follows).is_ok_and(|ran| ran.code == 0))
+}
+
+fn d17_a_file_that_is_no_text_is_stored_as_binary() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    let program = fleet.root().join("program");
+    fs::write(&program, b"\x7fELF\0\xff")?;
+    fleet.create("foo", &format!("{FAKE}provision:\n- mode: data\n  path: /p\n  file: {}\n", program.display()))?;
+    let stored = fleet.read("foo/lima.yaml");
+    ensure!(stored.ends_with("- mode: data\n  path: /p\n  content: !!binary |\n    f0VMRgD/\n"), "{stored}");
+    fleet.ok("grep -q 'content: !!binary f0VMRgD/$' foo/effective.yaml")?;
+    fleet.ok("grep -q 'content: !!binary f0VMRgD/ # lima.yaml:[0-9]*$' foo/effective.origins.yaml")?;
+    let status: serde_json::Value = serde_json::from_str(&fleet.read("foo/status.json"))?;
+    same!(status["config"]["provision"][0]["content"], "\u{7f}ELF\0\u{fffd}");
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod common;
 
 mod boot;
+mod containerd;
 mod disks;
 mod guest;
 mod guestagent;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let mut all = vec![];
     all.extend(boot::cases());
     all.extend(provision::cases());
+    all.extend(containerd::cases());
     all.extend(disks::cases());
     all.extend(kills::cases());
     all.extend(networks::cases());

@@ -13,6 +13,8 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::Blob;
+
 macro_rules! schema {
     ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident : $type:ty,)* })*) => {$(
         $(#[$doc])*
@@ -186,11 +188,13 @@ schema! {
     Provision {
         /// `system` (default), `user`, `boot`, `dependency`, `data`, `yq`, `ansible`.
         mode: Option<String>,
-        script: Option<String>,
+        #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+        script: Option<Blob>,
         file: Option<Locator>,
         skip_default_dependency_resolution: Option<bool>,
         playbook: Option<String>,
-        content: Option<String>,
+        #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+        content: Option<Blob>,
         overwrite: Option<bool>,
         owner: Option<String>,
         path: Option<String>,
@@ -209,7 +213,8 @@ schema! {
     Probe {
         mode: Option<String>,
         description: Option<String>,
-        script: Option<String>,
+        #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+        script: Option<Blob>,
         file: Option<Locator>,
         hint: Option<String>,
     }

@@ -150,6 +150,9 @@ pub struct Features {
     pub static_ssh_port: bool,
     pub skip_socket_forwarding: bool,
     pub no_cloud_init: bool,
+    /// Gives the guest the instance's `data_disks`. Not Lima's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub data_disks: bool,
     pub rosetta_enabled: bool,
     pub rosetta_bin_fmt: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -32,6 +32,18 @@ pub struct Instance {
     pub ssh_address: String,
     pub protected: bool,
     pub lima_version: String,
+    /// Files that the guest gets as read-only disks, besides those of the configuration. Not Lima's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data_disks: Vec<DataDisk>,
+}
+
+/// A file whose bytes are a read-only disk of the guest's; its last sector is filled up with zeros.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DataDisk {
+    /// By this the guest finds it; at most 20 bytes of ASCII.
+    pub serial: String,
+    pub path: PathBuf,
 }
 
 fn is_zero(n: &u16) -> bool {

@@ -1,6 +1,7 @@
 //! What every driver of limafs shares: the [`Driver`] trait, Lima's own data as types, driver errors.
 //! Knows no hypervisor, and never imports another crate of ours.
 
+mod blob;
 mod config;
 mod driver;
 mod error;
@@ -8,7 +9,8 @@ mod instance;
 #[cfg(feature = "schema")]
 mod schema;
 
+pub use blob::Blob;
 pub use config::*;
 pub use driver::{Accelerator, Driver, Features, Info, Vm, VmEvent};
 pub use error::{Error, Result};
-pub use instance::{Instance, mac_address, mount_tag};
+pub use instance::{DataDisk, Instance, mac_address, mount_tag};

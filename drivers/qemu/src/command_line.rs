@@ -8,6 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use limafs_driver::DataDisk;
+
 use crate::image::Format;
 use crate::machine::Machine;
 use crate::names;
@@ -38,6 +40,8 @@ pub(crate) struct Plan {
     /// The instance was made of an installation CD, which boots first.
     pub has_iso: bool,
     pub has_cidata: bool,
+    /// Read-only, in their order.
+    pub data_disks: Vec<DataDisk>,
     pub ssh_port: u16,
     pub mac: String,
     /// Beside the first: control directories of switches, and MAC addresses.
@@ -171,6 +175,12 @@ fn disks(line: &mut Line, plan: &Plan) {
             Props::new("id=cidata,if=none,format=raw,readonly=on").set("file", plan.dir.join(names::CIDATA_ISO)),
         );
         line.virtio("virtio-blk", |props| props.set("drive", "cidata"));
+    }
+    for (index, disk) in plan.data_disks.iter().enumerate() {
+        let id = format!("data-{index}");
+        let drive = Props::new("if=none,format=raw,readonly=on").set("id", &id);
+        line.props("-drive", drive.set("file", &disk.path));
+        line.virtio("virtio-blk", |props| props.set("drive", &id).set("serial", &disk.serial));
     }
 }
 

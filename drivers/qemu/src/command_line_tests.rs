@@ -18,6 +18,7 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
         disks: vec![],
         has_iso: false,
         has_cidata: true,
+        data_disks: vec![],
         ssh_port: 2222,
         mac: "52:55:55:00:11:22".into(),
         networks: vec![],
@@ -179,6 +180,19 @@ fn additional_disks_come_after_the_boot_disk_and_before_cidata() {
 -drive if=none,discard=on,id=disk-1,format=raw,file=/h/_disks/b/datadisk
 -device virtio-blk-ccw,drive=disk-1,serial=lima-disk-1
 -drive id=cidata,"
+    ));
+}
+
+#[test]
+fn data_disks_come_last_of_the_disks_and_are_read_only() {
+    let mut plan = plan("x86_64", "tcg");
+    plan.data_disks = vec![limafs_driver::DataDisk { serial: "archive".into(), path: "/h/foo/a,b.tgz".into() }];
+    assert!(text(&plan).contains(
+        "
+-device virtio-blk-pci,drive=cidata
+-drive if=none,format=raw,readonly=on,id=data-0,file=/h/foo/a,,b.tgz
+-device virtio-blk-pci,drive=data-0,serial=archive
+"
     ));
 }
 

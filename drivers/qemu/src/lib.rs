@@ -104,7 +104,11 @@ impl Driver for Qemu {
     fn info(&self) -> Info {
         Info {
             name: "qemu".into(),
-            features: Features { supported_image_formats: vec!["qcow2".into(), "raw".into()], ..Features::default() },
+            features: Features {
+                supported_image_formats: vec!["qcow2".into(), "raw".into()],
+                data_disks: true,
+                ..Features::default()
+            },
             boot_port: names::BOOT_PORT.into(),
             ..Info::default()
         }

@@ -28,6 +28,7 @@ pub(crate) fn plan(
         disks: additional_disks(instance)?,
         has_iso: dir.join(names::ISO).exists(),
         has_cidata: dir.join(names::CIDATA_ISO).exists(),
+        data_disks: instance.data_disks.clone(),
         cpu: cpu(instance, machine, accelerator)?,
         cpus: instance.cpus,
         memory_mib: instance.memory >> 20,

@@ -181,22 +181,17 @@ impl Embedder<'_> {
     fn embed_files(&self, document: &mut Value) -> Flow<()> {
         for (field, entry) in entries(document) {
             let Some(locator) = entry.get("file").filter(|file| is_locator(file)) else { continue };
-            let (source, bytes) = self.open(locator)?;
+            let (_, bytes) = self.open(locator)?;
             let key = key_of_text(field, entry);
             if entry.get(key).is_some_and(|text| !text.is_null()) {
                 return Err(Error::invalid(format!("{field}.{key}"), "cannot be set beside file").into());
             }
-            let text = String::from_utf8(bytes)
-                .map_err(|_| Error::invalid(source.to_string(), "is not UTF-8 text, and cannot be embedded"))?;
+            let text = String::from_utf8(bytes).map_or_else(|error| value::binary(&error.into_bytes()), Value::String);
             // In its place, so that the entry reads as it did.
             *entry = std::mem::take(entry)
                 .into_iter()
                 .filter(|(name, _)| name != key)
-                .map(
-                    |(name, value)| {
-                        if name == "file" { (key.to_owned(), Value::String(text.clone())) } else { (name, value) }
-                    },
-                )
+                .map(|(name, value)| if name == "file" { (key.to_owned(), text.clone()) } else { (name, value) })
                 .collect();
         }
         Ok(())

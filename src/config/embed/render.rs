@@ -4,6 +4,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
+use super::value::base64_of;
+
 /// As Lima: a longer line is no script, and some parsers give up on it.
 const LONGEST_LINE: usize = 65_000;
 
@@ -14,7 +16,7 @@ pub fn entry(key: &str, value: &Value, indent: usize) -> String {
     let key = scalar(key);
     let below = " ".repeat(indent);
     match value {
-        Value::Object(map) if !map.is_empty() => {
+        Value::Object(map) if !map.is_empty() && base64_of(value).is_none() => {
             let entries = map.iter().map(|(key, value)| format!("{below}  {}", entry(key, value, indent + 2)));
             format!("{key}:\n{}", entries.collect::<String>())
         }
@@ -28,7 +30,7 @@ pub fn entry(key: &str, value: &Value, indent: usize) -> String {
 
 /// `- value`, without indentation on its first line.
 pub fn item(value: &Value, indent: usize) -> String {
-    let Some(map) = value.as_object().filter(|map| !map.is_empty()) else {
+    let Some(map) = value.as_object().filter(|map| !map.is_empty() && base64_of(value).is_none()) else {
         return format!("- {}\n", leaf(value, indent + 2));
     };
     let below = " ".repeat(indent + 2);
@@ -37,18 +39,22 @@ pub fn item(value: &Value, indent: usize) -> String {
 }
 
 fn leaf(value: &Value, indent: usize) -> String {
+    if let Some(coded) = base64_of(value) {
+        return binary(coded, indent);
+    }
     match value {
-        Value::String(text) if needs_base64(text) => {
-            let coded = BASE64_STANDARD.encode(text);
-            let lines = coded.as_bytes().chunks(BINARY_WIDTH).map(String::from_utf8_lossy);
-            let lines: Vec<_> = lines.map(|line| format!("{}{line}", " ".repeat(indent))).collect();
-            format!("!!binary |\n{}", lines.join("\n"))
-        }
+        Value::String(text) if needs_base64(text) => binary(&BASE64_STANDARD.encode(text), indent),
         Value::String(text) if text.contains('\n') => literal(text, indent),
         Value::String(text) => scalar(text),
         // JSON is YAML: what is left are numbers, empty collections and lists within lists.
         value => value.to_string(),
     }
+}
+
+fn binary(coded: &str, indent: usize) -> String {
+    let lines = coded.as_bytes().chunks(BINARY_WIDTH).map(String::from_utf8_lossy);
+    let lines: Vec<_> = lines.map(|line| format!("{}{line}", " ".repeat(indent))).collect();
+    format!("!!binary |\n{}", lines.join("\n"))
 }
 
 /// Texts that no other style would keep as they are.

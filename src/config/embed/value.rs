@@ -1,6 +1,8 @@
 //! Documents as plain values, and how one is built upon another. Unlike what is merged at load, whatever is written
 //! counts here, unknown keys and explicit nulls too.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use crate::config::tree::{Node, Tree};
@@ -19,9 +21,23 @@ pub fn of(tree: &Tree, source: &str) -> Value {
         Node::Int(value) => number((*value).into()),
         Node::Float(value) => number((*value).into()),
         Node::Text(text) => Value::String(text.clone()),
+        Node::Bytes(bytes) => binary(bytes),
         Node::List(items) => items.iter().map(|item| of(item, source)).collect(),
         Node::Map(entries) => entries.iter().map(|entry| (entry.key.clone(), of(&entry.value, source))).collect(),
     }
+}
+
+/// The key of what stands for bytes that are no text. YAML has no such key unless somebody takes pains to quote it.
+const BINARY: &str = "!!binary";
+
+/// A value that stands for bytes.
+pub fn binary(bytes: &[u8]) -> Value {
+    Value::Object([(BINARY.to_owned(), Value::String(BASE64_STANDARD.encode(bytes)))].into_iter().collect())
+}
+
+/// The base64 of a value that stands for bytes.
+pub fn base64_of(value: &Value) -> Option<&str> {
+    value.as_object().filter(|map| map.len() == 1)?.get(BINARY)?.as_str()
 }
 
 /// How many values there are in all.

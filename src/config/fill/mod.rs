@@ -17,6 +17,14 @@ use crate::host::Host;
 
 const GIB: u64 = 1 << 30;
 
+const NERDCTL_RELEASE: &str = "https://github.com/containerd/nerdctl/releases/download/v2.3.5/nerdctl-full-2.3.5-linux";
+
+/// Architecture, its name in the release, and the SHA-256 of the archive for it; what Lima has by default.
+const NERDCTL: [(&str, &str, &str); 2] = [
+    ("x86_64", "amd64", "b697295c623639734aaab737523c808fd3cc8d3046039fd94fff1744e4c317aa"),
+    ("aarch64", "arm64", "6e4b687f1d138e750a3c8372abc0f81d3d7490b6359c48c0562fc7dfe98859b2"),
+];
+
 /// Fills what was not written, and expands variables. `written` is the instance's own document; the stack learns what
 /// entries of lists were combined.
 pub fn fill(
@@ -39,7 +47,7 @@ pub fn fill(
     stack.networks = networks::fill(&mut config, context, stack);
     guest(&mut config, context.host);
     if config.plain == Some(true) {
-        make_plain(&mut config);
+        stack.forwards = Some(make_plain(&mut config));
     }
     config
 }
@@ -111,11 +119,7 @@ fn guest(config: &mut Config, host: &Host) {
         default(switch, false);
     }
     default(&mut config.upgrade_packages, false);
-    let Containerd { system, user, archives } = config.containerd.get_or_insert_default();
-    // Lima's default for user is true; until the archives are put on the disk an honest default is false.
-    default(system, false);
-    default(user, false);
-    default(archives, Vec::new());
+    containerd(config);
     default(&mut config.guest_install_prefix, "/usr/local".into());
     default(&mut config.env, Default::default());
     default(&mut config.param, Default::default());
@@ -133,15 +137,40 @@ fn guest(config: &mut Config, host: &Host) {
     default(&mut config.timezone, host.timezone.clone());
 }
 
-/// A plain guest gets nothing that needs our programs in it.
-fn make_plain(config: &mut Config) {
+/// Containers without root are there for whoever says nothing, where there is an archive for them and a driver of ours
+/// that can give it to the guest.
+fn containerd(config: &mut Config) {
+    let is = |field: &Option<String>, words: &[&str]| field.as_deref().is_some_and(|word| words.contains(&word));
+    let arches = &NERDCTL.map(|(arch, ..)| arch);
+    let fits = is(&config.os, &["Linux"]) && is(&config.arch, arches) && is(&config.vm_type, &["qemu", "vz"]);
+    let arch = config.arch.clone();
+    let Containerd { system, user, archives } = config.containerd.get_or_insert_default();
+    default(system, false);
+    default(user, fits);
+    let archives = archives.get_or_insert_default();
+    if archives.is_empty() {
+        *archives = NERDCTL.map(|(arch, name, digest)| nerdctl(arch, name, digest)).into();
+    }
+    for archive in archives {
+        archive.arch = archive.arch.take().or(arch.clone());
+    }
+}
+
+fn nerdctl(arch: &str, name: &str, digest: &str) -> File {
+    let location = format!("{NERDCTL_RELEASE}-{name}.tar.gz");
+    File { location: Some(location), arch: Some(arch.into()), digest: Some(format!("sha256:{digest}")) }
+}
+
+/// A plain guest gets nothing that needs our programs in it. Returns which port forwards stay.
+fn make_plain(config: &mut Config) -> Vec<usize> {
     config.mounts = Some(Vec::new());
     config.timezone = Some(String::new());
     if let Some(containerd) = &mut config.containerd {
         containerd.system = Some(false);
         containerd.user = Some(false);
     }
-    if let Some(rules) = &mut config.port_forwards {
-        rules.retain(|rule| rule.is_static == Some(true));
-    }
+    let rules = config.port_forwards.take().unwrap_or_default();
+    let (kept, rules) = rules.into_iter().enumerate().filter(|(_, rule)| rule.is_static == Some(true)).unzip();
+    config.port_forwards = Some(rules);
+    kept
 }

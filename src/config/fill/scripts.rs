@@ -1,6 +1,6 @@
 //! Provision entries and probes.
 
-use limafs_driver::{Config, Probe, Provision};
+use limafs_driver::{Blob, Config, Probe, Provision};
 
 use super::default;
 use crate::config::expand::Expander;
@@ -12,12 +12,13 @@ pub fn fill(config: &mut Config, expand: &Expander, warnings: &mut Remarks) {
         defaults(provision, group);
         let field = |name: &str| format!("provision[{index}].{name}");
         let Provision { script, content, expression, owner, path, .. } = provision;
-        for (name, text) in
-            [("script", script), ("content", content), ("expression", expression), ("owner", owner), ("path", path)]
-        {
+        for (name, text) in [("expression", expression), ("owner", owner), ("path", path)] {
             if let Some(text) = text {
                 *text = expand.guest(&field(name), text, warnings);
             }
+        }
+        for (name, blob) in [("script", script), ("content", content)] {
+            expand_text(blob, &field(name), expand, warnings);
         }
     }
     let probes = config.probes.get_or_insert_default();
@@ -27,9 +28,14 @@ pub fn fill(config: &mut Config, expand: &Expander, warnings: &mut Remarks) {
         if description.as_deref().unwrap_or_default().is_empty() {
             *description = Some(format!("user probe {}/{count}", index + 1));
         }
-        if let Some(script) = script {
-            *script = expand.guest(&format!("probes[{index}].script"), script, warnings);
-        }
+        expand_text(script, &format!("probes[{index}].script"), expand, warnings);
+    }
+}
+
+/// What is no text has no variables.
+fn expand_text(blob: &mut Option<Blob>, field: &str, expand: &Expander, warnings: &mut Remarks) {
+    if let Some(text) = blob.as_ref().and_then(Blob::as_str) {
+        *blob = Some(expand.guest(field, text, warnings).into());
     }
 }
 
@@ -38,7 +44,7 @@ fn defaults(provision: &mut Provision, group: &str) {
     match provision.mode.get_or_insert_with(|| "system".into()).as_str() {
         "dependency" => default(&mut provision.skip_default_dependency_resolution, false),
         "data" => {
-            default(&mut provision.content, String::new());
+            default(&mut provision.content, Blob::default());
             default(&mut provision.overwrite, true);
             placed(provision, group);
         }

@@ -155,5 +155,31 @@ fn null_entries_are_empty_entries() {
 #[test]
 fn binary_text_is_decoded() {
     let config = written("provision: [{mode: data, content: !!binary aGVsbG8=}]");
-    assert_eq!(config.provision.unwrap()[0].content.as_deref(), Some("hello"));
+    assert_eq!(config.provision.unwrap()[0].content, Some("hello".into()));
+}
+
+#[test]
+fn d17_bytes_that_are_no_text_are_read_and_shown_as_binary() {
+    let text = format!("{IMAGES}provision:\n- mode: data\n  path: /x\n  content: !!binary |\n    gIA\n    A/w==\n");
+    let filled = load_text(&text).unwrap().filled;
+    let bytes = Some(vec![0x80, 0x80, 0x00, 0xff].into());
+    assert_eq!(filled.provision.as_ref().unwrap()[0].content, bytes);
+    let again = load_text(&to_yaml(&filled).unwrap()).unwrap().filled;
+    assert_eq!(again.provision.unwrap()[0].content, bytes);
+    // Behind an alias, too.
+    let text = "env: {}\nprobes: [{script: &x !!binary IyH/}, {script: *x}]";
+    assert_eq!(written(text).probes.unwrap()[1].script, Some(b"#!\xff".to_vec().into()));
+}
+
+#[test]
+fn binary_is_no_text_where_only_text_makes_sense() {
+    assert_eq!(
+        fault("cpus: !!binary gA==\nimages: [{location: /}]"),
+        "line 1, column 16: cpus: invalid number 1 bytes of binary"
+    );
+    assert_eq!(
+        fault("memory: !!binary gA==\nimages: [{location: /}]"),
+        "line 1, column 18: memory: expected text, not binary"
+    );
+    assert!(fault("message: !!binary '?'").contains("invalid base64 behind !!binary"));
 }

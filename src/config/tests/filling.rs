@@ -114,7 +114,7 @@ fn variables_are_those_of_the_guest_or_of_the_host() {
 #[test]
 fn a_text_that_cannot_be_expanded_stays_with_a_warning() {
     let loaded = accepted("provision:\n- script: 'docker ps --format {{json}}'");
-    assert_eq!(loaded.filled.provision.unwrap()[0].script.as_deref(), Some("docker ps --format {{json}}"));
+    assert_eq!(loaded.filled.provision.unwrap()[0].script, Some("docker ps --format {{json}}".into()));
     let warning = &loaded.warnings[0];
     assert!(warning.starts_with("line 2, column 3: provision[0].script: variables stay as they are"), "{warning}");
 }
@@ -144,10 +144,24 @@ fn a_plain_guest_keeps_only_static_forwards() {
 }
 
 #[test]
-fn containerd_is_not_promised() {
-    let loaded = accepted("containerd:\n  user: true");
-    assert_eq!(loaded.warnings, ["line 2, column 3: containerd.user: containerd is not set up yet by limafs"]);
-    assert_eq!(accepted("").filled.containerd.unwrap().user, Some(false));
+fn d22_containerd_is_for_the_user_of_linux_on_two_architectures() {
+    let user = |text: &str| accepted(text).filled.containerd.unwrap().user;
+    for (text, expected) in [
+        ("", true),
+        ("arch: aarch64", true),
+        ("arch: riscv64", false),
+        ("os: FreeBSD", false),
+        ("containerd: {user: false}", false),
+        ("arch: s390x\ncontainerd: {user: true, archives: [{location: /a}]}", true),
+    ] {
+        assert_eq!(user(text), Some(expected), "{text}");
+    }
+    assert!(accepted("containerd: {user: true}").warnings.is_empty());
+    let own = accepted("containerd: {archives: [{location: /a}]}").filled.containerd.unwrap().archives.unwrap();
+    assert_eq!((own.len(), own[0].arch.as_deref()), (1, Some("x86_64")));
+    let default = accepted("containerd: {archives: []}").filled.containerd.unwrap().archives.unwrap();
+    assert_eq!(default.iter().filter_map(|it| it.arch.as_deref()).collect::<Vec<_>>(), ["x86_64", "aarch64"]);
+    assert!(default.iter().all(|it| it.digest.is_some()));
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn images_may_come_from_default_alone() {
 #[test]
 fn texts_know_the_documents_params_and_the_guest_knows_all() {
     let all = filled("param: {a: o}", "param: {a: y}\nprovision: [{script: '{{.Param.a}} $PARAM_a'}]", "param: {b: d}");
-    assert_eq!(all.provision.unwrap()[0].script.as_deref(), Some("y $PARAM_a"));
+    assert_eq!(all.provision.unwrap()[0].script, Some("y $PARAM_a".into()));
     assert_eq!(
         all.param.unwrap().into_iter().collect::<Vec<_>>(),
         [("a".into(), "o".into()), ("b".into(), "d".into())]

@@ -41,6 +41,20 @@ fn context<'a>(name: &'a Name, host: &'a Host) -> Context<'a> {
     Context { name, dir: PathBuf::from("/h/foo"), host, layers: Layers::default() }
 }
 
+/// Asserts that origins are comments and nothing else; returns them by line without its indentation.
+pub fn assert_only_comments(yaml: &str, with_origins: &str) -> Vec<(String, String)> {
+    let values =
+        |text: &str| -> serde_json::Value { serde_yaml::from_str(text).unwrap_or_else(|e| panic!("{text}\n{e}")) };
+    assert_eq!(values(yaml), values(with_origins), "{with_origins}");
+    assert_eq!(yaml.lines().count(), with_origins.lines().count());
+    let comments = yaml.lines().zip(with_origins.lines()).filter_map(|(line, with_origin)| {
+        let behind = with_origin.strip_prefix(line).unwrap_or_else(|| panic!("{with_origin:?} is not {line:?}"));
+        let origin = behind.strip_prefix(" # ")?;
+        Some((line.trim().to_owned(), origin.to_owned()))
+    });
+    comments.collect()
+}
+
 /// Loads a snippet beside an image.
 fn accepted(snippet: &str) -> Loaded {
     load_text(&format!("{snippet}\n{IMAGES}")).unwrap_or_else(|error| panic!("{snippet}\n{error}"))
@@ -78,3 +92,4 @@ mod gaps;
 mod hostile;
 mod layered;
 mod merging;
+mod origins;

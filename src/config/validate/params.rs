@@ -35,16 +35,16 @@ pub fn check(written: &Config, filled: &Config, faults: &mut Remarks) {
 
 /// All texts in which a parameter may be used.
 fn texts(config: &Config) -> impl Iterator<Item = &str> {
-    let provision = config
-        .provision
-        .iter()
-        .flatten()
-        .flat_map(|it| [&it.script, &it.content, &it.expression, &it.owner, &it.path, &it.permissions]);
-    let probes = config.probes.iter().flatten().map(|probe| &probe.script);
+    let provision =
+        config.provision.iter().flatten().flat_map(|it| [&it.expression, &it.owner, &it.path, &it.permissions]);
+    let scripts = config.provision.iter().flatten().flat_map(|it| [&it.script, &it.content]);
+    let scripts = scripts.chain(config.probes.iter().flatten().map(|probe| &probe.script));
+    let scripts = scripts.filter_map(|script| script.as_ref()?.as_str());
     let copies = config.copy_to_host.iter().flatten().flat_map(|copy| [&copy.guest, &copy.host]);
     let forwards = config.port_forwards.iter().flatten().flat_map(|rule| [&rule.guest_socket, &rule.host_socket]);
     let mounts = config.mounts.iter().flatten().flat_map(|mount| [&mount.location, &mount.mount_point]);
-    provision.chain(probes).chain(copies).chain(forwards).chain(mounts).filter_map(|text| text.as_deref())
+    let fields = provision.chain(copies).chain(forwards).chain(mounts);
+    fields.filter_map(|text| text.as_deref()).chain(scripts)
 }
 
 /// Names behind `PARAM_` anywhere, or behind `.Param.` between double braces.

@@ -1,6 +1,6 @@
 //! Provision entries, probes and files copied to the host.
 
-use limafs_driver::{Config, Locator, Probe, Provision};
+use limafs_driver::{Blob, Config, Locator, Probe, Provision};
 
 use super::{one_line, one_of, text};
 use crate::config::remarks::Remarks;
@@ -27,7 +27,7 @@ pub fn check(config: &Config, faults: &mut Remarks) {
 /// The variables of Lima's own boot scripts are not for a template's.
 pub fn warn(config: &Config, warnings: &mut Remarks) {
     for (index, provision) in config.provision.iter().flatten().enumerate() {
-        if text(&provision.script).contains("LIMA_CIDATA") {
+        if provision.script.as_ref().and_then(Blob::as_str).is_some_and(|text| text.contains("LIMA_CIDATA")) {
             warnings.add(format!("provision[{index}].script"), "should not use LIMA_CIDATA variables");
         }
     }
@@ -46,7 +46,7 @@ fn check_provision(field: &str, provision: &Provision, faults: &mut Remarks) {
         }
         // A playbook would run on this host with the rights of whoever wrote the document into the tree.
         "ansible" => faults.add(format!("{field}.mode"), "ansible runs a playbook on this host, which limafs does not"),
-        _ if text(&provision.script).is_empty() => {
+        _ if provision.script.as_ref().is_none_or(Blob::is_empty) => {
             faults.add(format!("{field}.script"), "must not be empty");
         }
         _ => {}
@@ -105,7 +105,7 @@ fn placed(field: &str, provision: &Provision, faults: &mut Remarks) {
 fn check_probe(field: &str, probe: &Probe, faults: &mut Remarks) {
     embedded(faults, field, &probe.file);
     one_of(faults, &format!("{field}.mode"), probe.mode.as_deref(), &["readiness"]);
-    if !text(&probe.script).starts_with("#!") {
+    if !probe.script.as_ref().is_some_and(|script| script.as_bytes().starts_with(b"#!")) {
         faults.add(format!("{field}.script"), "must start with '#!'");
     }
 }

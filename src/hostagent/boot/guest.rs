@@ -6,7 +6,7 @@ use std::path::Path;
 use limafs_driver::{Config, Driver, mac_address};
 
 use super::Boot;
-use crate::cidata::{self, Guest};
+use crate::cidata::{self, Archive, Guest};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::hostagent::dns;
@@ -14,10 +14,11 @@ use crate::hostagent::ssh::{keys::Identity, pin};
 use crate::names;
 use crate::store;
 
-/// Where a guest finds others.
-pub struct Ways {
+/// What was found or made for this boot.
+pub struct Given {
     pub dns: Option<dns::Ports>,
     pub networks: Vec<cidata::Network>,
+    pub archive: Option<Archive>,
 }
 
 /// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
@@ -26,7 +27,7 @@ pub async fn write_cidata(
     driver: &dyn Driver,
     config: &Config,
     identity: &Identity,
-    ways: &Ways,
+    given: &Given,
 ) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
@@ -39,12 +40,13 @@ pub async fn write_cidata(
         ssh_keys: &ssh_keys(boot, config, identity),
         keep_host_keys: pin::read(&known_hosts, &boot.name.hostname())?.is_set(),
         mac: &mac_address(&boot.host.machine_id, &boot.dir.to_string_lossy()),
-        networks: &ways.networks,
-        dns: ways.dns.map(|ports| (ports.udp, ports.tcp)),
+        networks: &given.networks,
+        dns: given.dns.map(|ports| (ports.udp, ports.tcp)),
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
         agent: agent.as_deref(),
+        archive: given.archive.as_ref(),
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;

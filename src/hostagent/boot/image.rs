@@ -70,7 +70,7 @@ async fn fetch_one(image: &Image, dir: &Path, tell: &mpsc::Sender<Event>) -> Res
     images::fetch(&file, &dir.join(names::IMAGE), &told("image", tell)).await
 }
 
-fn told(what: &str, tell: &mpsc::Sender<Event>) -> impl Fn(Progress) {
+pub fn told(what: &str, tell: &mpsc::Sender<Event>) -> impl Fn(Progress) {
     move |progress: Progress| {
         let step = Step { name: format!("{} {what}", progress.step), detail: detail(&progress) };
         // Progress that nobody has time for is not missed.

@@ -39,6 +39,8 @@ pub struct UserProbe {
     hint: String,
     /// What [`COMMAND`] reads.
     input: Vec<u8>,
+    /// Waiting would change nothing.
+    once: bool,
 }
 
 /// The probes of a filled configuration.
@@ -46,16 +48,33 @@ pub fn of(config: &Config) -> Result<Vec<UserProbe>> {
     let params = cidata::params(config)?;
     let probe = |probe: &limafs_driver::Probe| {
         let script = probe.script.clone().unwrap_or_default();
-        let first = script.lines().next().unwrap_or_default();
+        let text = script.to_text();
+        let first = text.lines().next().unwrap_or_default();
         let program = first.strip_prefix("#!").unwrap_or("/bin/sh").trim();
         let head: String = params.iter().map(|line| format!("{line}\n")).collect();
         UserProbe {
             description: probe.description.clone().unwrap_or_default(),
             hint: probe.hint.as_deref().unwrap_or_default().trim().to_owned(),
-            input: format!("{program}\n{head}\n{script}").into_bytes(),
+            input: [format!("{program}\n{head}\n").as_bytes(), script.as_bytes()].concat(),
+            once: false,
         }
     };
-    Ok(config.probes.iter().flatten().map(probe).collect())
+    Ok(of_containerd(config).into_iter().chain(config.probes.iter().flatten().map(probe)).collect())
+}
+
+/// Whether the guest has what lima.yaml asks for; the boot scripts, which brought it or did not, have ended.
+fn of_containerd(config: &Config) -> Option<UserProbe> {
+    let containerd = config.containerd.as_ref()?;
+    [containerd.system, containerd.user].contains(&Some(true)).then(|| UserProbe {
+        description: "containerd binaries to be installed".into(),
+        hint: "containerd needs a guest with systemd; see /var/log/cloud-init-output.log in the guest".into(),
+        input: format!(
+            "/bin/sh\nPREFIX={}\n\n[ -d /run/systemd/system ] && {{ command -v nerdctl || [ -x \"$PREFIX/bin/nerdctl\" ]; }}\n",
+            config.guest_install_prefix.as_deref().unwrap_or("/usr/local")
+        )
+        .into(),
+        once: true,
+    })
 }
 
 /// Waits for one probe after the other; a sentence for each that does not succeed in time.
@@ -81,7 +100,7 @@ impl UserProbe {
             };
             tries += 1;
             tracing::info!("probe {}: {why}", self.description);
-            if Instant::now() + limits.pause > deadline {
+            if self.once || Instant::now() + limits.pause > deadline {
                 return Some(self.sentence(&why));
             }
             step.detail = tried(tries, &why);

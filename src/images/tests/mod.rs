@@ -101,7 +101,7 @@ fn quick() -> Policy {
 }
 
 async fn open(root: &TempDir, server: &Server, digest: Option<&Expected>) -> Result<Vec<u8>> {
-    let data = cache::open(root.path(), &server.url(), digest, &quick(), &|_| {}).await?;
+    let data = cache::open(root.path(), server.url().as_str(), digest, &quick(), &|_| {}).await?;
     Ok(fs::read(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&data))).unwrap())
 }
 
@@ -133,6 +133,45 @@ async fn the_entry_is_named_by_the_hash_of_the_url() {
     open(&root, &server, None).await.unwrap();
     let name = hex(&Sha256::digest(server.url().as_str()));
     assert!(root.path().join("download/by-url-sha256").join(name).join("data").is_file());
+}
+
+#[tokio::test]
+async fn the_entry_is_limas_whatever_a_url_may_be_written_like() {
+    let (root, server) = (tempfile::tempdir().unwrap(), Server::start(|_, _, _| ok(BODY)).await);
+    let location = format!("{}/a/../disk.img", server.base.replace("http", "HTTP"));
+    assert_ne!(Url::parse(&location).unwrap().as_str(), location);
+    cache::open(root.path(), &location, None, &quick(), &|_| {}).await.unwrap();
+    assert_eq!(entry_files(&root)["url"], location);
+    assert!(root.path().join("download/by-url-sha256").join(hex(&Sha256::digest(&location))).join("data").is_file());
+}
+
+#[tokio::test]
+async fn data_that_was_verified_is_not_read_again_until_it_changes() {
+    let (root, server) = (tempfile::tempdir().unwrap(), Server::start(|_, _, _| ok(BODY)).await);
+    let digest = expected(BODY);
+    open(&root, &server, Some(&digest)).await.unwrap();
+    let base = root.path().join("download/by-url-sha256");
+    let data = fs::read_dir(base).unwrap().next().unwrap().unwrap().path().join("data");
+    // Once the file is old enough, the next hit keeps what it found.
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !entry_files(&root).contains_key("limafs.verified") {
+        assert!(std::time::Instant::now() < deadline, "never kept");
+        assert_eq!(open(&root, &server, Some(&digest)).await.unwrap(), BODY);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Whoever believes the note does not read the data: nothing else has this digest.
+    let note = entry_files(&root)["limafs.verified"].clone();
+    let (path, wrong) = (data.with_file_name("limafs.verified"), sha256(b"other"));
+    fs::write(&path, note.replace(&sha256(BODY), &wrong)).unwrap();
+    assert_eq!(open(&root, &server, Some(&Expected::parse(&wrong).unwrap())).await.unwrap(), BODY);
+    fs::write(&path, note).unwrap();
+    assert_eq!(server.gets(), 1);
+    // As long, and with the old mtime.
+    let mtime = fs::metadata(&data).unwrap().modified().unwrap();
+    fs::write(&data, b"the imagf").unwrap();
+    fs::File::options().write(true).open(&data).unwrap().set_modified(mtime).unwrap();
+    assert_eq!(open(&root, &server, Some(&digest)).await.unwrap(), BODY);
+    assert_eq!(server.gets(), 2);
 }
 
 #[tokio::test]
@@ -248,7 +287,7 @@ async fn g10_a_server_that_falls_silent_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
     let root = tempfile::tempdir().unwrap();
-    let error = cache::open(root.path(), &url, None, &quick(), &|_| {}).await.unwrap_err().to_string();
+    let error = cache::open(root.path(), url.as_str(), None, &quick(), &|_| {}).await.unwrap_err().to_string();
     assert!(error.contains("no answer in time"), "{error}");
 }
 
@@ -301,7 +340,7 @@ async fn a_fetch_can_be_spawned_and_dropped() {
             assert_eq!(progress.step, "downloading");
             seen.notify_one();
         };
-        cache::open(&root, &Url::parse(&location).unwrap(), None, &Policy::default(), &progress).await
+        cache::open(&root, &location, None, &Policy::default(), &progress).await
     });
     started.notified().await;
     task.abort();

@@ -198,7 +198,7 @@ async fn g09_a_trickle_is_given_up() {
         }
     });
     let root = tempfile::tempdir().unwrap();
-    let error = cache::open(root.path(), &url, None, &quick(), &|_| {}).await.unwrap_err().to_string();
+    let error = cache::open(root.path(), url.as_str(), None, &quick(), &|_| {}).await.unwrap_err().to_string();
     assert!(error.contains("too slow"), "{error}");
 }
 
@@ -246,7 +246,7 @@ async fn who_waits_for_another_download_sees_how_far_it_is() {
             other.lock().take();
         }
     };
-    let data = cache::open(root.path(), &server.url(), None, &quick(), &release).await.unwrap();
+    let data = cache::open(root.path(), server.url().as_str(), None, &quick(), &release).await.unwrap();
     assert_eq!(data.metadata().unwrap().len(), 9);
     assert_eq!(server.gets(), 1);
 }

@@ -43,6 +43,16 @@ pub fn effective(snapshot: &Snapshot) -> String {
     }
 }
 
+/// The same with origins. The snapshot keeps it, because most changes are none of the definition.
+pub fn origins(snapshot: &Snapshot) -> String {
+    let render = || match snapshot.loaded() {
+        Some(_) => config::yaml_with_origins(&snapshot.text(), &snapshot.context())
+            .unwrap_or_else(|error| format!("# {error}\n")),
+        None => "# no valid lima.yaml\n".into(),
+    };
+    snapshot.origins.get_or_init(render).clone()
+}
+
 /// `tcp 127.0.0.1:60022 127.0.0.1:22 forwarding`
 pub fn ports(snapshot: &Snapshot) -> String {
     let forwards = snapshot.status().map(|status| status.forwards.as_slice()).unwrap_or_default();

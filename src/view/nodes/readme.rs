@@ -30,7 +30,8 @@ pub fn readme() -> String {
     }
     text.push_str("\n## In an instance\n\n");
     for node in INSTANCE {
-        let takes = if matches!(node.body, Body::Show(_) | Body::Log(_)) { "" } else { " (takes writes)" };
+        let takes =
+            if matches!(node.body, Body::Show(_) | Body::Asked(_) | Body::Log(_)) { "" } else { " (takes writes)" };
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
     }
     text.push_str(&format!(

@@ -1,5 +1,6 @@
 //! `status` for people and `awk`, `status.json` for programs.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use limafs_driver::Config;
@@ -108,6 +109,22 @@ pub fn status_json(snapshot: &Snapshot) -> String {
     text
 }
 
+/// JSON has no bytes: where there is no text it gets U+FFFD, as Lima's does.
+fn with_text_only(config: &Config) -> Cow<'_, Config> {
+    let provision = config.provision.iter().flatten().flat_map(|it| [&it.script, &it.content]);
+    let mut blobs = provision.chain(config.probes.iter().flatten().map(|probe| &probe.script)).flatten();
+    if blobs.all(|blob| blob.as_str().is_some()) {
+        return Cow::Borrowed(config);
+    }
+    let mut config = config.clone();
+    let provision = config.provision.iter_mut().flatten().flat_map(|it| [&mut it.script, &mut it.content]);
+    let blobs = provision.chain(config.probes.iter_mut().flatten().map(|probe| &mut probe.script));
+    for blob in blobs.flatten() {
+        *blob = blob.to_text().into_owned().into();
+    }
+    Cow::Owned(config)
+}
+
 fn lima_fields(snapshot: &Snapshot) -> Map<String, Value> {
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| {
@@ -126,7 +143,7 @@ fn lima_fields(snapshot: &Snapshot) -> Map<String, Value> {
         put("disk", json!(config.disk.as_deref().and_then(config::size)));
         put("network", json!(config.networks));
         put("additionalDisks", json!(config.additional_disks));
-        put("config", pruned(json!(config)));
+        put("config", pruned(json!(*with_text_only(config))));
         put("param", json!(config.param));
     }
     let message = super::message(snapshot);

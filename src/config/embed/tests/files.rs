@@ -35,17 +35,32 @@ fn d17_what_cannot_be_printed_is_binary() {
     let text = embedded("provision:\n- file: /a\n", &[("/a", &script)]);
     assert!(text.starts_with("provision:\n- script: !!binary |\n    "), "{text}");
     assert!(text.lines().all(|line| line.len() <= 80 && !line.contains('\r')), "{text}");
-    assert_eq!(config(&text).provision.unwrap()[0].script.as_deref(), Some(script.as_str()));
+    assert_eq!(config(&text).provision.unwrap()[0].script, Some(script.as_str().into()));
     let long = "y".repeat(65_001);
     let text = embedded("provision: [{file: /a}]", &[("/a", &long)]);
     assert!(text.contains("!!binary"));
-    assert_eq!(config(&text).provision.unwrap()[0].script.as_deref(), Some(long.as_str()));
+    assert_eq!(config(&text).provision.unwrap()[0].script, Some(long.as_str().into()));
 }
 
 #[test]
-fn bytes_that_are_no_text_are_refused() {
-    let error = embedded_as(None, "provision: [{file: /a}]", &[("/a", b"\x7fELF\xff")]).unwrap_err();
-    assert_eq!(error.to_string(), "/a: is not UTF-8 text, and cannot be embedded");
+fn d17_bytes_that_are_no_text_are_binary() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+    let text = "# kept\nprovision:\n- mode: data # why\n  file: /a\n  path: /x\nprobes:\n- file: /b\n";
+    let files = [("/a", &bytes[..]), ("/b", b"#!/bin/sh\n\xff")];
+    let text = embedded_as(None, text, &files).unwrap();
+    assert!(text.contains("  content: !!binary |\n    AAECAwQF") && text.starts_with("# kept\n"), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+    let config = config(&text);
+    assert_eq!(config.provision.unwrap()[0].content, Some(bytes.into()));
+    assert_eq!(config.probes.unwrap()[0].script, Some(b"#!/bin/sh\n\xff".to_vec().into()));
+}
+
+#[test]
+fn d17_binary_of_a_base_stays_what_it_is() {
+    let base = "provision: [{mode: data, path: /x, content: !!binary gID/}]";
+    let text = embedded("base: /b\ncpus: 1\n", &[("/b", base)]);
+    assert!(text.contains("!!binary |\n    gID/\n"), "{text}");
+    assert_eq!(config(&text).provision.unwrap()[0].content, Some(vec![0x80, 0x80, 0xff].into()));
 }
 
 proptest! {
@@ -54,7 +69,7 @@ proptest! {
         let document = if deep { "env: {A: b}\nprobes:\n    - hint: x # why\n      file: /a\n# end\n" } else { "probes:\n- file: /a" };
         let text = embedded(document, &[("/a", &script)]);
         let probes = config(&text).probes.unwrap();
-        prop_assert_eq!(probes[0].script.as_deref(), Some(script.as_str()), "{}", text);
+        prop_assert_eq!(&probes[0].script, &Some(script.as_str().into()), "{}", text);
         prop_assert!(!deep || text.starts_with("env: {A: b}\nprobes:\n    - hint: x # why\n") && text.ends_with("# end\n"), "{}", text);
     }
 }
