@@ -13,6 +13,8 @@ pub mod server;
 pub mod service;
 #[cfg(feature = "agent")]
 mod tunnel;
+#[cfg(feature = "agent")]
+pub mod yq;
 
 /// Generated from `proto/guestservice.proto`; `tests/proto.rs` tells when it is behind.
 #[rustfmt::skip]

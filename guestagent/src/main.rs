@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use limafs_guestagent::ports::{Ports, kubernetes, watch};
 use limafs_guestagent::server::listen::{self, Place};
 use limafs_guestagent::service::Agent;
+use limafs_guestagent::yq::{self, Format, Task};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
@@ -40,6 +41,8 @@ enum Command {
     InstallSystemd(Install),
     /// Makes this program a service of OpenRC, and starts it.
     InstallOpenrc(Install),
+    /// Applies an expression to a file of YAML, JSON or INI; the expressions are jq's.
+    Yq(Yq),
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +84,27 @@ struct Install {
     place: PlaceArgs,
 }
 
+#[derive(Debug, Args)]
+struct Yq {
+    /// Replaces the file, instead of printing the result.
+    #[arg(short, long, conflicts_with = "null_input")]
+    inplace: bool,
+    /// Begins with nothing, instead of a file.
+    #[arg(short, long)]
+    null_input: bool,
+    /// A file that has the expression.
+    #[arg(long)]
+    from_file: Option<PathBuf>,
+    /// yaml, json, ini; auto goes by the file's name.
+    #[arg(short = 'p', long, default_value = "auto")]
+    input_format: String,
+    #[arg(short, long, default_value = "auto")]
+    output_format: String,
+    /// The expression, unless it is in a file, and the file.
+    #[arg(value_name = "EXPRESSION|FILE")]
+    words: Vec<String>,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.debug);
@@ -92,6 +116,7 @@ fn main() -> ExitCode {
         Command::InstallOpenrc(install) => {
             install::openrc(&options(&install.place, cli.debug), install.guestagent_updated)
         }
+        Command::Yq(yq) => apply(yq),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -132,6 +157,25 @@ fn serve(daemon: Daemon) -> Result<(), Box<dyn Error>> {
             _ = terminated.recv() => Ok(()),
         }
     })
+}
+
+fn apply(yq: Yq) -> Result<(), Box<dyn Error>> {
+    let mut words = yq.words.into_iter();
+    let expression = match &yq.from_file {
+        Some(file) => Some(fs::read_to_string(file).map_err(|error| named(file, error))?),
+        None => words.next(),
+    };
+    let file = words.next().map(PathBuf::from);
+    if words.next().is_some() || file.is_some() == yq.null_input {
+        return Err("needs one file, or none with --null-input".into());
+    }
+    let input = Format::named(&yq.input_format, file.as_deref())?;
+    let output = match yq.output_format.as_str() {
+        "auto" if file.is_some() => input,
+        word => Format::named(word, None)?,
+    };
+    let expression = expression.ok_or("needs an expression")?;
+    Ok(yq::run(&Task { expression, file, input, output, is_in_place: yq.inplace })?)
 }
 
 fn place(daemon: &Daemon) -> Place {
