@@ -40,6 +40,8 @@ pub const KNOWN_HOSTS: &str = "ssh.known_hosts";
 // In the home.
 pub const CONFIG_DIR: &str = "_config";
 pub const USER_KEY: &str = "user";
+/// In [`CONFIG_DIR`]: the public half of it.
+pub const USER_PUB: &str = "user.pub";
 /// In [`CONFIG_DIR`]: below and above every instance's lima.yaml.
 pub const DEFAULT_YAML: &str = "default.yaml";
 pub const OVERRIDE_YAML: &str = "override.yaml";
@@ -50,6 +52,8 @@ pub const DATA_DISK: &str = "datadisk";
 pub const IN_USE_BY: &str = "in_use_by";
 /// In [`CONFIG_DIR`]: what every new instance is built upon.
 pub const BASE_YAML: &str = "base.yaml";
+/// In [`CONFIG_DIR`]: the networks that a lima.yaml may name.
+pub const NETWORKS_YAML: &str = "networks.yaml";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";

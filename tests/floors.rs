@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The lowest floor first. A module may use those on its own floor and below.
 const FLOORS: &[&[&str]] = &[
     &["error", "names"],
-    &["schema", "started", "status", "host", "config", "templates", "images", "store", "disks"],
+    &["schema", "started", "status", "host", "config", "templates", "images", "store", "disks", "networks"],
     &["cidata", "registry"],
     &["hostagent", "agent"],
     &["view"],
