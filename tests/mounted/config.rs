@@ -193,26 +193,36 @@ fn a_bad_default_that_others_write_is_named_with_its_line() -> Outcome {
     let fleet = fleet()?;
     fleet.create("foo", FAKE)?;
     fleet.create("bar", FAKE)?;
-    for (bad, told) in [
-        ("# a\ncpus: many\n", "_config/default.yaml: line 2, column 7: cpus: invalid number"),
-        ("# a\n\ncpus: 99999\n", "_config/default.yaml: line 3, column 1: cpus: must be"),
-        ("# a\ncpus: [\n", "_config/default.yaml: line "),
-        ("# a\n- cpus\n", "_config/default.yaml: line 2, column 1: expected a map"),
-        ("# a\ncpus: \u{fffd}\n", "_config/default.yaml: line 2, column 7: cpus: invalid number"),
-    ] {
-        fs::create_dir_all(fleet.home.join("_config"))?;
-        fs::write(fleet.home.join("_config/default.yaml"), bad)?;
+    let file = fleet.home.join("_config/default.yaml");
+    fs::create_dir_all(fleet.home.join("_config"))?;
+    let cases: [(&[u8], &str); 5] = [
+        (b"# a\ncpus: many\n", "_config/default.yaml: line 2, column 7: cpus: invalid number"),
+        (b"# a\n\ncpus: 99999\n", "_config/default.yaml: line 3, column 1: cpus: must be"),
+        (b"# a\ncpus: [\n", "_config/default.yaml: line "),
+        (b"# a\n- cpus\n", "_config/default.yaml: line 2, column 1: expected a map"),
+        (b"# a\ncpus: \xff\n", "_config/default.yaml: line 2, column 7: not valid UTF-8"),
+    ];
+    for (bad, told) in cases {
+        fs::write(&file, bad)?;
         for name in ["foo", "bar"] {
             fleet.wait_state(name, "Broken", secs(5))?;
             let says = || fleet.read(&format!("{name}/error")).contains(told);
             wait_until(told, secs(5), says)
                 .map_err(|_| format!("{bad:?}: {:?}, not {told:?}", fleet.read(&format!("{name}/error"))))?;
         }
-        same!(fleet.read(".config/default.yaml"), bad);
+        same!(fs::read(fleet.mnt.join(".config/default.yaml"))?, bad);
         fleet.ok("echo 'cpus: 2' > .config/default.yaml")?;
         same!((fleet.state("foo"), fleet.state("bar")), ("Stopped".into(), "Stopped".into()));
         same!(fleet.read("foo/error"), "");
     }
+    // One that nobody can read, a FIFO, holds nobody up, and gives way to a document.
+    fs::remove_file(&file)?;
+    fleet.ok("mkfifo $H/_config/x && mv $H/_config/x $H/_config/default.yaml")?;
+    fleet.wait_state("foo", "Broken", secs(5))?;
+    ensure!(fleet.read("foo/error").contains("_config/default.yaml: is not a regular file"), "no sentence");
+    same!(fleet.ok("ls -A .config")?, "");
+    fleet.ok("echo 'cpus: 2' > .config/default.yaml")?;
+    same!((fleet.state("foo"), fleet.status("foo", "cpus")), ("Stopped".into(), Some("2".into())));
     Ok(())
 }
 
