@@ -10,6 +10,7 @@ pub mod host;
 pub mod hostagent;
 pub mod images;
 pub mod names;
+pub mod networks;
 pub mod registry;
 pub mod schema;
 pub mod started;

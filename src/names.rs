@@ -52,6 +52,8 @@ pub fn archive_id(name: &str) -> Option<&str> {
 // In the home.
 pub const CONFIG_DIR: &str = "_config";
 pub const USER_KEY: &str = "user";
+/// In [`CONFIG_DIR`]: the public half of it.
+pub const USER_PUB: &str = "user.pub";
 /// In [`CONFIG_DIR`]: below and above every instance's lima.yaml.
 pub const DEFAULT_YAML: &str = "default.yaml";
 pub const OVERRIDE_YAML: &str = "override.yaml";
@@ -65,6 +67,8 @@ pub const BASE_YAML: &str = "base.yaml";
 pub const NETWORKS_DIR: &str = "_networks";
 /// In the directory of a network, ours: which instance has which address.
 pub const ADDRESSES: &str = "limafs.addresses.json";
+/// In [`CONFIG_DIR`]: the networks that a lima.yaml may name.
+pub const NETWORKS_YAML: &str = "networks.yaml";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The lowest floor first. A module may use those on its own floor and below.
 const FLOORS: &[&[&str]] = &[
     &["error", "names"],
-    &["schema", "started", "status", "host", "config", "templates", "images", "store", "disks", "usernet"],
+    &["schema", "started", "status", "host", "config", "templates", "images", "store", "disks", "networks", "usernet"],
     &["cidata", "registry"],
     &["hostagent", "agent"],
     &["view"],

@@ -1,6 +1,7 @@
 //! lima.yaml: parse, embed, merge, fill, validate, expand. Pure: text and values in, values and faults out; opens no file, knows no tokio.
 
 mod deprecated;
+pub mod document;
 pub mod edit;
 pub mod embed;
 mod expand;

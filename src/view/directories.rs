@@ -11,7 +11,7 @@ use super::look::{missing, not_a_directory};
 use super::node::{DEFINITION, INSTANCE, NodeId, WAIT_DIR};
 use super::scratch::ScratchBody;
 use super::templates::{check_scratch_name, is_template, shipped};
-use super::{Attr, Caller, Opened, Outcome, View};
+use super::{Attr, Caller, Opened, Outcome, View, config_dir};
 use crate::error::{Error, Result};
 use crate::names::Name;
 
@@ -65,7 +65,9 @@ impl View {
             Ok(Target::WaitDir(_)) => Ok(()).into(),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
-            Ok(Target::Templates | Target::Disks) => self.refused(parent, Error::forbidden(name, "is limafs's own")),
+            Ok(Target::Templates | Target::Disks | Target::Config) => {
+                self.refused(parent, Error::forbidden(name, "is limafs's own"))
+            }
             Ok(_) => Err(not_a_directory()).into(),
             Err(error) => Err(error).into(),
         }
@@ -90,6 +92,7 @@ impl View {
     pub fn unlink(&self, caller: Caller, parent: Ino, name: &str) -> Outcome<()> {
         match self.child_of(parent, name) {
             Ok(Target::Template(name)) => self.remove_template(&name),
+            Ok(Target::ConfigFile(file)) => self.remove_config(file),
             Ok(target) => self.unlink_now(caller, target, name).into(),
             Err(error) => Err(error).into(),
         }
@@ -111,7 +114,8 @@ impl View {
             | Target::WaitDir(_)
             | Target::Templates
             | Target::Disks
-            | Target::Disk(_) => {
+            | Target::Disk(_)
+            | Target::Config => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
             _ => {
@@ -142,6 +146,11 @@ impl View {
             (Target::Template(name), Ok(Target::Templates)) => {
                 self.forget_entry(to.0, to.1);
                 self.rename_template(&name, to.1)
+            }
+            (Target::Scratch(Key::CONFIG, serial), Ok(Target::Config)) => self.rename_to_config(serial, from.1, to.1),
+            (Target::ConfigFile(file), Ok(Target::Config)) => {
+                self.forget_entry(to.0, to.1);
+                self.rename_config(file, to.1)
             }
             (Target::Node(key, id), Ok(Target::Instance(dir))) if key == dir => {
                 self.copy_out(key, id, to.1).inspect(|()| self.forget_entry(to.0, to.1)).into()
@@ -249,6 +258,9 @@ impl View {
         if let Some(made) = self.create_in_templates(caller, parent, name, flags) {
             return made;
         }
+        if let Some(made) = self.create_in_config(caller, parent, name, flags) {
+            return made;
+        }
         if let Ok(target @ Target::Node(key, id)) = self.child_of(parent, name) {
             let unlinked = self.0.tree.lock().instance_mut(key)?.unlinked.take(caller.pid, id);
             if flags & libc::O_EXCL != 0 && !unlinked {
@@ -301,13 +313,15 @@ impl View {
         let key = match self.target(parent)? {
             Target::Instance(key) => key,
             Target::Templates => Key::TEMPLATES,
+            Target::Config => Key::CONFIG,
             _ => return self.refuse_root(Error::forbidden(name, "only instances can be made here, with mkdir")),
         };
-        if key == Key::TEMPLATES
-            && let Err(error) = check_scratch_name(name)
-        {
-            return self.refuse_root(error);
-        }
+        let allowed = match key {
+            Key::TEMPLATES => check_scratch_name(name),
+            Key::CONFIG => config_dir::check_scratch_name(name),
+            _ => Ok(()),
+        };
+        allowed.or_else(|error| self.refuse_root(error))?;
         let mut tree = self.0.tree.lock();
         if key != Key::TEMPLATES && (INSTANCE.iter().any(|node| node.name == name) || name == WAIT_DIR) {
             return Err(Error::Exists { what: name.into() });

@@ -56,6 +56,7 @@ impl View {
         let watch = Watch::new(self.clone())?;
         let _ = self.0.fleet.watch.set(watch);
         self.watch_templates();
+        self.config_changed();
         for name in store::list(&self.0.home)? {
             self.0.tree.lock().add(&name)?;
         }

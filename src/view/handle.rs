@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
 use super::images::Place;
 use super::ino::{Ino, Key};
@@ -82,6 +83,7 @@ pub enum Open {
 pub enum Document {
     Definition(Key),
     Template(String),
+    Config(ConfigFile),
 }
 
 impl Document {
@@ -89,6 +91,7 @@ impl Document {
         match self {
             Self::Definition(_) => names::LIMA_YAML,
             Self::Template(name) => name,
+            Self::Config(file) => file.name(),
         }
     }
 
@@ -96,7 +99,7 @@ impl Document {
     pub fn key(&self) -> Option<Key> {
         match self {
             Self::Definition(key) => Some(*key),
-            Self::Template(_) => None,
+            Self::Template(_) | Self::Config(_) => None,
         }
     }
 }
@@ -109,6 +112,7 @@ pub enum Source {
     Image(Place),
     Template(String),
     Disk(String, DiskFile),
+    Config(ConfigFile),
 }
 
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 
+use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
 use super::images::Place;
 use super::node::NodeId;
@@ -25,6 +26,8 @@ pub struct Key(u64);
 impl Key {
     /// Of `.templates`, which has scratch files as an instance has.
     pub const TEMPLATES: Self = Self(0);
+    /// Of `.config`.
+    pub const CONFIG: Self = Self(1);
 
     pub fn of(dir: &Metadata) -> Self {
         let born = dir.created().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
@@ -50,6 +53,8 @@ pub enum Target {
     Disks,
     Disk(String),
     DiskFile(String, DiskFile),
+    Config,
+    ConfigFile(ConfigFile),
 }
 
 impl Target {
@@ -63,6 +68,7 @@ impl Target {
             Self::Images(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
             Self::Disks | Self::Disk(_) | Self::DiskFile(..) => None,
+            Self::Config | Self::ConfigFile(_) => None,
         }
     }
 }

@@ -83,6 +83,7 @@ impl View {
                 self.text(source)
             }
             Target::Template(name) => self.open_template(name, mode),
+            Target::ConfigFile(file) => self.open_config(*file, mode),
             Target::DiskFile(name, file) => {
                 if !file.takes_writes() {
                     read_only(file.name())?;
@@ -106,7 +107,8 @@ impl View {
             | Target::Instance(_)
             | Target::WaitDir(_)
             | Target::Disks
-            | Target::Disk(_) => {
+            | Target::Disk(_)
+            | Target::Config => {
                 Err(Error::Io { path: "directory".into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
         }
@@ -150,6 +152,7 @@ impl View {
                 let template = tree.template(name).ok_or_else(|| Error::Missing { what: name.clone() })?;
                 Ok(template.text.clone())
             }
+            Source::Config(file) => tree.config.text(*file).cloned(),
         }
     }
 
@@ -286,14 +289,19 @@ impl View {
             match document {
                 Document::Definition(key) => view.define(key, bytes, Patience::Waits).await,
                 Document::Template(name) => view.define_template(name, bytes).await,
+                Document::Config(file) => view.define_config(file, bytes).await,
             }
         })
     }
 
     pub fn release(&self, fh: Fh) {
         let released = self.0.handles.lock().remove(fh).map(|handle| handle.body);
-        if let Some(Open::Draft { document: Document::Template(name), .. }) = released {
-            self.template_released(&name);
+        if let Some(Open::Draft { document, .. }) = released {
+            match document {
+                Document::Template(name) => self.template_released(&name),
+                Document::Config(file) => self.config_released(file),
+                Document::Definition(_) => {}
+            }
         }
     }
 
@@ -321,7 +329,7 @@ fn is_steady(source: &Source) -> bool {
         Source::Image(_) => false,
         Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml" | "effective.origins.yaml"),
         Source::Root(id) => id.root_node().body == RootBody::Readme,
-        Source::Template(_) => true,
+        Source::Template(_) | Source::Config(_) => true,
         Source::Disk(..) => false,
     }
 }

@@ -7,7 +7,7 @@ use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
-use super::node::{Body, DEFINITION, DISKS_DIR, IMAGES_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::node::{Body, CONFIG_DIR, DEFINITION, DISKS_DIR, IMAGES_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::Tree;
 use super::wait::Condition;
@@ -53,10 +53,12 @@ impl View {
         let ino = tree.number(target);
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         Ok(match target {
-            Target::Root => Attr::directory(ino, tree.names().count() + 3, tree.changed, directory),
+            Target::Root => Attr::directory(ino, tree.names().count() + 4, tree.changed, directory),
             Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
             Target::Template(name) => self.template_attr(tree, name)?,
+            Target::Config => Attr::directory(ino, 0, tree.config.changed, directory).uncached(),
+            Target::ConfigFile(file) => self.config_attr(tree, *file)?,
             Target::RootNode(id) => self.root_attr(tree, ino, *id),
             Target::Instance(key) => Attr::directory(ino, 1, tree.instance(*key)?.changed, directory),
             Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
@@ -133,6 +135,7 @@ impl View {
             },
             Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
             Target::Template(_) => self.resize_draft(fh, size, present),
+            Target::ConfigFile(file) if file.takes_writes() => self.resize_draft(fh, size, present),
             _ if size == present => Ok(()),
             _ => Err(Error::Denied { what: "truncation".into() }),
         }
@@ -187,6 +190,7 @@ impl View {
                 found.push((IMAGES_DIR.into(), Target::Images(Place::All), Kind::Directory));
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
                 found.push((DISKS_DIR.into(), Target::Disks, Kind::Directory));
+                found.push((CONFIG_DIR.into(), Target::Config, Kind::Directory));
                 found
                     .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
             }
@@ -196,6 +200,7 @@ impl View {
                 found.extend(names.into_iter().map(|name| (name.clone(), Target::Template(name), Kind::File)));
                 found.extend(scratch_entries(&tree, Key::TEMPLATES)?);
             }
+            Target::Config => found.extend(tree.config.entries().chain(scratch_entries(&tree, Key::CONFIG)?)),
             Target::Instance(key) => {
                 for id in NodeId::all() {
                     found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
@@ -258,6 +263,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == DISKS_DIR {
                 return Ok(Target::Disks);
             }
+            if name == CONFIG_DIR {
+                return Ok(Target::Config);
+            }
             if let Some(id) = NodeId::root_by_name(name) {
                 return Ok(Target::RootNode(id));
             }
@@ -270,6 +278,7 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             }
             scratch_file(tree, Key::TEMPLATES, name)
         }
+        Target::Config => tree.config.child(name).map_or_else(|| scratch_file(tree, Key::CONFIG, name), Ok),
         Target::Disks => tree.disks.get(name).map(|_| Target::Disk(name.into())).ok_or_else(|| missing(name)),
         Target::Disk(disk) => {
             DiskFile::by_name(name).map(|file| Target::DiskFile(disk.clone(), file)).ok_or_else(|| missing(name))
@@ -305,7 +314,12 @@ fn scratch_entries(tree: &Tree, key: Key) -> Result<Vec<(String, Target, Kind)>>
 
 /// `cp -p` and `install` bring the mode of the file that they copy onto a document, which keeps its own.
 fn is_document_mode(target: &Target, perm: u16) -> bool {
-    matches!(target, Target::Node(_, DEFINITION) | Target::Template(_)) && perm & 0o7000 == 0
+    let is_document = match target {
+        Target::Node(_, DEFINITION) | Target::Template(_) => true,
+        Target::ConfigFile(file) => file.takes_writes(),
+        _ => false,
+    };
+    is_document && perm & 0o7000 == 0
 }
 
 fn draft_of(body: &Open) -> Option<usize> {

@@ -12,6 +12,7 @@ mod announce;
 mod attr;
 mod bases;
 mod commands;
+mod config_dir;
 mod directories;
 mod disks;
 mod draft;

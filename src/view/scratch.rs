@@ -35,6 +35,12 @@ pub struct Scratch {
     last: u64,
 }
 
+/// Whether editors and tools call files so that they make beside another one, and remove or rename again.
+pub fn is_tools_own(name: &str) -> bool {
+    let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+    is_number || name.starts_with(['.', '#', '~']) || name.starts_with("sed") || name.starts_with("tmp")
+}
+
 impl Scratch {
     pub fn names(&self) -> impl Iterator<Item = (&str, &ScratchFile)> {
         self.files.iter().map(|(name, file)| (name.as_str(), file))

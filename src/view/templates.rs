@@ -16,7 +16,7 @@ use super::ino::{Key, Target};
 use super::io::Mode;
 use super::look::missing;
 use super::node::TEMPLATES_DIR;
-use super::scratch::{Scratch, ScratchBody};
+use super::scratch::{self, Scratch, ScratchBody};
 use super::tree::{Rendered, Tree};
 use super::{Attr, Outcome, View};
 use crate::config;
@@ -112,8 +112,7 @@ fn read(home: &Home, started: SystemTime) -> BTreeMap<String, Template> {
 pub fn check_scratch_name(name: &str) -> Result<()> {
     let lower = name.to_ascii_lowercase();
     let looks_like_one = lower.ends_with(".yaml") || lower.ends_with(".yml") || !name.contains(['.', '~', '#']);
-    let is_tools_own = name.starts_with(['.', '#', '~']) || name.starts_with("sed") || name.starts_with("tmp");
-    if looks_like_one && !is_tools_own && !name.bytes().all(|byte| byte.is_ascii_digit()) {
+    if looks_like_one && !scratch::is_tools_own(name) {
         return Err(Error::forbidden(name, "a template is called NAME.yaml, with no _ in front"));
     }
     Ok(())
@@ -259,7 +258,8 @@ impl View {
     }
 }
 
-fn named(name: &str, error: Error) -> Error {
+/// Says of each fault which document it is in.
+pub fn named(name: &str, error: Error) -> Error {
     match error {
         Error::Document(faults) => {
             Error::Document(faults.into_iter().map(|fault| format!("{name}: {fault}")).collect())

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::announce::Change;
+use super::config_dir::ConfigDir;
 use super::disks::Disks;
 use super::images::Images;
 use super::ino::{Ino, Inodes, Key, Target};
@@ -36,6 +37,7 @@ pub struct Tree {
     error: Rendered,
     pub started: SystemTime,
     pub templates: Templates,
+    pub config: ConfigDir,
 }
 
 /// One instance directory.
@@ -93,6 +95,7 @@ impl Tree {
             error: Rendered::new("", now),
             started: now,
             templates: Templates::new(now),
+            config: ConfigDir::new(now),
         }
     }
 
@@ -112,22 +115,30 @@ impl Tree {
         self.instances.get_mut(&key).ok_or_else(|| Error::Missing { what: "instance".into() })
     }
 
-    /// The scratch files of an instance, or of `.templates`.
+    /// The scratch files of an instance, of `.templates` or of `.config`.
     pub fn scratch(&self, key: Key) -> Result<&Scratch> {
-        if key == Key::TEMPLATES { Ok(&self.templates.scratch) } else { Ok(&self.instance(key)?.scratch) }
+        match key {
+            Key::TEMPLATES => Ok(&self.templates.scratch),
+            Key::CONFIG => Ok(&self.config.scratch),
+            _ => Ok(&self.instance(key)?.scratch),
+        }
     }
 
     pub fn scratch_mut(&mut self, key: Key) -> Result<&mut Scratch> {
-        if key == Key::TEMPLATES { Ok(&mut self.templates.scratch) } else { Ok(&mut self.instance_mut(key)?.scratch) }
+        match key {
+            Key::TEMPLATES => Ok(&mut self.templates.scratch),
+            Key::CONFIG => Ok(&mut self.config.scratch),
+            _ => Ok(&mut self.instance_mut(key)?.scratch),
+        }
     }
 
     /// The same, when the directory's listing is about to change.
     pub fn relisted(&mut self, key: Key) -> Result<&mut Scratch> {
         let now = SystemTime::now();
-        if key == Key::TEMPLATES {
-            self.templates.changed = now;
-        } else {
-            self.instance_mut(key)?.changed = now;
+        match key {
+            Key::TEMPLATES => self.templates.changed = now,
+            Key::CONFIG => self.config.changed = now,
+            _ => self.instance_mut(key)?.changed = now,
         }
         self.scratch_mut(key)
     }

@@ -165,7 +165,10 @@ impl View {
 struct Batch {
     home: bool,
     disks: bool,
+    /// Files in `_config`.
     config: bool,
+    /// Those of them that apply to every instance.
+    layers: bool,
     events: bool,
     templates: bool,
     instances: HashSet<Key>,
@@ -179,7 +182,7 @@ impl Batch {
         match what {
             Watched::Home => match name.and_then(OsStr::to_str) {
                 Some(names::TEMPLATES_DIR) => self.templates = true,
-                Some(names::CONFIG_DIR) => self.config = true,
+                Some(names::CONFIG_DIR) => (self.config, self.layers) = (true, true),
                 name => {
                     self.home = true;
                     self.disks |= name == Some(names::DISKS_DIR);
@@ -187,7 +190,8 @@ impl Batch {
             },
             Watched::Config => {
                 let layers = [names::DEFAULT_YAML, names::OVERRIDE_YAML];
-                self.config |= layers.into_iter().any(|layer| name == Some(OsStr::new(layer)));
+                self.config = true;
+                self.layers |= layers.into_iter().any(|layer| name == Some(OsStr::new(layer)));
             }
             Watched::Disks => self.disks = true,
             Watched::Templates => self.templates = true,
@@ -232,7 +236,8 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
         let mut batch = Batch::default();
         for event in events {
             if event.mask.contains(EventMask::Q_OVERFLOW) {
-                (batch.home, batch.disks, batch.templates, batch.config) = (true, true, true, true);
+                (batch.home, batch.disks, batch.templates) = (true, true, true);
+                (batch.config, batch.layers) = (true, true);
                 batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
                 continue;
             }
@@ -249,7 +254,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
 }
 
 impl View {
-    fn take_batch(&self, mut batch: Batch) {
+    fn take_batch(&self, batch: Batch) {
         if batch.home {
             self.home_changed();
         }
@@ -258,7 +263,10 @@ impl View {
         }
         if batch.config {
             self.0.fleet.watch.get().into_iter().for_each(|watch| watch.add_config(&self.0.home));
-            batch.instances.extend(self.0.tree.lock().names().map(|(_, key)| key));
+            self.config_changed();
+        }
+        if batch.layers {
+            self.layers_changed();
         }
         if batch.events {
             let id = super::node::ROOT_EVENTS;

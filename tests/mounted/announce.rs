@@ -26,7 +26,9 @@ fn with_instance() -> Result<Fleet, Failed> {
 }
 
 /// inotifywait, once its watches are established.
-fn watch(fleet: &Fleet, what: &str) -> Result<Job, Failed> {
+pub fn watch(fleet: &Fleet, what: &str) -> Result<Job, Failed> {
+    // What an earlier one said there must not be taken for this one's.
+    std::fs::write(fleet.root().join("watch.err"), "")?;
     let job = fleet.start(&format!("exec 2>~/watch.err; exec inotifywait -m --format '%w%f %e' {what}"))?;
     wait_until("inotifywait watches", secs(5), || {
         std::fs::read_to_string(fleet.root().join("watch.err")).is_ok_and(|text| text.contains("Watches established"))
@@ -34,7 +36,7 @@ fn watch(fleet: &Fleet, what: &str) -> Result<Job, Failed> {
     Ok(job)
 }
 
-fn saw(job: &mut Job, line: &str) -> Outcome {
+pub fn saw(job: &mut Job, line: &str) -> Outcome {
     let mut last = String::new();
     let seen = wait_until("", secs(5), || {
         last = job.out();

@@ -5,6 +5,7 @@ mod common;
 
 mod announce;
 mod bases;
+mod config;
 mod daemon;
 mod disks;
 mod documents;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     all.extend(announce::cases());
     all.extend(daemon::cases());
     all.extend(templates::cases());
+    all.extend(config::cases());
     all.extend(users::cases());
     all.extend(disks::cases());
     all.extend(images::cases());

@@ -50,6 +50,7 @@ pub fn evaluate(expression: &str, value: &Value) -> Result<Value, Failure> {
 }
 
 /// The names that the compiler does not know.
+#[allow(clippy::type_complexity, reason = "as the compiler gives it")]
 fn unknown<P, U>(errors: &[(File<&str, P>, Vec<(&str, U)>)]) -> String {
     let names: Vec<&str> = errors.iter().flat_map(|(_, errors)| errors.iter().map(|(name, _)| *name)).collect();
     format!("does not know {}", names.join(", "))

@@ -56,14 +56,14 @@ fn make(home: &Home) -> Result<PrivateKey> {
     key.set_comment(COMMENT);
     let text = key.to_openssh(LineEnding::LF).map_err(failed)?;
     // The public half of an older key must not be taken for this one's.
-    store::replace(&home.config(&public_name()), public_text(key.public_key())?.as_bytes(), 0o644)?;
+    store::replace(&home.config(names::USER_PUB), public_text(key.public_key())?.as_bytes(), 0o644)?;
     store::replace(&home.config(names::USER_KEY), text.as_bytes(), 0o600)?;
     Ok(key)
 }
 
 /// The line in `user.pub`, written anew when it is missing.
 fn public_line(home: &Home, key: &PublicKey) -> Result<String> {
-    let path = home.config(&public_name());
+    let path = home.config(names::USER_PUB);
     let line = match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => text,
         _ => {
@@ -73,10 +73,6 @@ fn public_line(home: &Home, key: &PublicKey) -> Result<String> {
         }
     };
     Ok(line.trim().to_owned())
-}
-
-fn public_name() -> String {
-    format!("{}.pub", names::USER_KEY)
 }
 
 fn public_text(key: &PublicKey) -> Result<String> {

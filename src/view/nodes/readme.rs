@@ -1,9 +1,10 @@
 //! `README.md` of the tree, made from the node tables, so that it cannot be wrong.
 
 use crate::status::{State, Verb};
+use crate::view::config_dir::ConfigFile;
 use crate::view::disks::DiskFile;
 use crate::view::images::ImageFile;
-use crate::view::node::{Body, DISKS_DIR, IMAGES_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+use crate::view::node::{Body, CONFIG_DIR, DISKS_DIR, IMAGES_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -27,6 +28,10 @@ pub fn readme() -> String {
     for file in DiskFile::ALL {
         let takes = if file.takes_writes() { " (takes writes)" } else { "" };
         text.push_str(&format!("- `{DISKS_DIR}/NAME/{}`{takes}: {}\n", file.name(), file.doc()));
+    }
+    for file in ConfigFile::ALL {
+        let takes = if file.takes_writes() { " (takes writes)" } else { "" };
+        text.push_str(&format!("- `{CONFIG_DIR}/{}`{takes}: {}\n", file.name(), file.doc()));
     }
     text.push_str("\n## In an instance\n\n");
     for node in INSTANCE {
