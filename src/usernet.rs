@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{Error, Result};
 use crate::names::{self, Home, Name};
+use crate::networks::{self, Mode, Network};
 use crate::store;
 
 /// The switch's control directory, in the network's; the QEMU driver knows it under the same name.
@@ -25,48 +26,55 @@ const SWITCH_PID: &str = "vde.pid";
 const PROGRAM: &str = "vde_switch";
 /// How long a switch may take to come up.
 const COMING_UP: Duration = Duration::from_secs(5);
-/// Lima's network of this mode, and its addresses.
+/// Lima's network of this mode, which is there without a networks.yaml, and its addresses.
 const NETWORK: &str = "user-v2";
-const SUBNET: Ipv4Addr = Ipv4Addr::new(192, 168, 104, 0);
-const PREFIX: u8 = 24;
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 104, 1);
+const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 /// Lima keeps the addresses below for itself.
-const FIRST: u8 = 5;
-const LAST: u8 = 254;
+const FIRST: u32 = 5;
+/// A switch has no more places.
+const MOST: u32 = 250;
+
+/// The addresses of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Subnet {
+    base: u32,
+    prefix: u32,
+    gateway: Ipv4Addr,
+}
 
 /// Where instances have addresses: `lima-NAME` to address, of all that were ever given one and still exist.
 pub type Addresses = BTreeMap<String, Ipv4Addr>;
 
 /// Claims a place in a network for an instance: its switch runs then. The address, and the length of its prefix.
 /// Blocks for as long as another instance does the same.
-pub fn join(home: &Home, network: &str, instance: &Name) -> Result<(Ipv4Addr, u8)> {
-    if network != NETWORK {
-        let why = format!("{network} is not supported on Linux, only {NETWORK} is");
-        return Err(Error::unsupported("networks[].lima", why));
-    }
+pub fn join(home: &Home, network: &str, instance: &Name) -> Result<(Ipv4Addr, u32)> {
+    let subnet = subnet(home, network)?;
     let dir = dir(home, network);
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(Error::io(&dir))?;
     let _lock = lock(&dir)?;
-    let address = address(home, &dir, instance)?;
+    let address = address(home, &dir, subnet, instance)?;
     start(&dir)?;
-    Ok((address, PREFIX))
+    Ok((address, subnet.prefix))
 }
 
 /// After an instance has come to rest: ends the switches of networks that nobody is in any more.
 pub fn leave(home: &Home) -> Result<()> {
-    let dir = dir(home, NETWORK);
-    if !dir.join(SWITCH_PID).exists() {
-        return Ok(());
-    }
-    let _lock = lock(&dir)?;
+    let mut with_switch = all(home).into_iter().filter(|dir| dir.join(SWITCH_PID).exists());
+    with_switch.try_for_each(|dir| leave_one(home, &dir))
+}
+
+fn leave_one(home: &Home, dir: &Path) -> Result<()> {
+    let _lock = lock(dir)?;
     let names = store::list(home)?;
     let is_live = |hostname: &String| {
         let mut found = names.iter().filter(|name| name.hostname() == *hostname);
         found.any(|name| is_live_there(&home.path().join(name.as_str())))
     };
-    if addresses(&dir)?.keys().any(is_live) {
+    if addresses(dir)?.keys().any(is_live) {
         return Ok(());
     }
-    stop(&dir)
+    stop(dir)
 }
 
 fn is_live_there(instance: &Path) -> bool {
@@ -75,7 +83,47 @@ fn is_live_there(instance: &Path) -> bool {
 
 /// The address of a host name such as `lima-foo` in the networks of this home.
 pub fn find(home: &Home, hostname: &str) -> Option<Ipv4Addr> {
-    addresses(&dir(home, NETWORK)).ok()?.get(hostname).copied()
+    all(home).iter().find_map(|dir| addresses(dir).ok()?.get(hostname).copied())
+}
+
+/// The directories of all networks that somebody was ever in.
+fn all(home: &Home) -> Vec<PathBuf> {
+    let there = fs::read_dir(home.path().join(names::NETWORKS_DIR)).into_iter().flatten().flatten();
+    let mut dirs: Vec<_> = there.map(|entry| entry.path()).filter(|dir| dir.join(names::ADDRESSES).exists()).collect();
+    dirs.sort();
+    dirs
+}
+
+/// What networks.yaml says of a network, or what Lima would write into it.
+fn subnet(home: &Home, network: &str) -> Result<Subnet> {
+    let found = match store::read_small(&home.config(names::NETWORKS_YAML))? {
+        Some(text) => networks::read(&text)?.networks.remove(network),
+        None => (network == NETWORK).then(|| Network { mode: Some(Mode::UserV2), ..Network::default() }),
+    };
+    let Some(found) = found else {
+        let why = format!("{network} is not defined in _config/{}", names::NETWORKS_YAML);
+        return Err(Error::invalid("networks[].lima", why));
+    };
+    if found.mode != Some(Mode::UserV2) {
+        let why = format!("{network} is of a mode that is there on macOS only; on Linux it must be user-v2");
+        return Err(Error::unsupported("networks[].lima", why));
+    }
+    let gateway = found.gateway.unwrap_or(GATEWAY);
+    let mask = found.netmask.unwrap_or(NETMASK).to_bits();
+    Ok(Subnet { base: gateway.to_bits() & mask, prefix: mask.count_ones(), gateway })
+}
+
+impl Subnet {
+    /// What instances may have.
+    fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
+        let size = (u64::from(u32::MAX) >> self.prefix) as u32;
+        let hosts = (FIRST..size.min(FIRST + MOST)).map(move |host| Ipv4Addr::from_bits(self.base + host));
+        hosts.filter(move |address| *address != self.gateway)
+    }
+
+    fn has(self, address: Ipv4Addr) -> bool {
+        self.addresses().any(|other| other == address)
+    }
 }
 
 fn dir(home: &Home, network: &str) -> PathBuf {
@@ -96,17 +144,16 @@ fn addresses(dir: &Path) -> Result<Addresses> {
 }
 
 /// The address that the instance had before, or the lowest that no other instance has.
-fn address(home: &Home, dir: &Path, instance: &Name) -> Result<Ipv4Addr> {
+fn address(home: &Home, dir: &Path, subnet: Subnet, instance: &Name) -> Result<Ipv4Addr> {
     let mut given = addresses(dir)?;
     let hostname = instance.hostname();
     let there: Vec<String> = store::list(home)?.iter().map(Name::hostname).collect();
-    given.retain(|name, _| there.contains(name) || *name == hostname);
+    // Those of a network that was another one before are void.
+    given.retain(|name, address| subnet.has(*address) && (there.contains(name) || *name == hostname));
     if let Some(address) = given.get(&hostname) {
         return Ok(*address);
     }
-    let [a, b, c, _] = SUBNET.octets();
-    let mut all = (FIRST..=LAST).map(|last| Ipv4Addr::new(a, b, c, last));
-    let free = all.find(|address| !given.values().any(|other| other == address));
+    let free = subnet.addresses().find(|address| !given.values().any(|other| other == address));
     let address = free.ok_or_else(|| Error::busy(NETWORK, "all its addresses are given away"))?;
     given.insert(hostname, address);
     let text = serde_json::to_vec(&given).map_err(|error| Error::failed(names::ADDRESSES, error))?;
@@ -190,7 +237,7 @@ mod tests {
 
     fn given(home: &Home, name: &str) -> String {
         let name = Name::parse(name).unwrap();
-        address(home, &dir(home, NETWORK), &name).unwrap().to_string()
+        address(home, &dir(home, NETWORK), subnet(home, NETWORK).unwrap(), &name).unwrap().to_string()
     }
 
     #[test]
@@ -213,14 +260,34 @@ mod tests {
     #[test]
     fn networks_of_other_modes_are_refused() {
         let (_dir, home) = home();
-        let error = join(&home, "shared", &Name::parse("a").unwrap()).unwrap_err();
-        assert_eq!(error.errno(), libc::EOPNOTSUPP);
+        let name = Name::parse("a").unwrap();
+        assert_eq!(join(&home, "shared", &name).unwrap_err().errno(), libc::EINVAL, "not defined");
+        define(&home, "networks: {shared: {mode: shared, gateway: 10.0.0.1}}\n");
+        assert_eq!(join(&home, "shared", &name).unwrap_err().errno(), libc::EOPNOTSUPP);
+        assert_eq!(join(&home, NETWORK, &name).unwrap_err().errno(), libc::EINVAL, "no longer defined");
+    }
+
+    #[test]
+    fn addresses_are_of_the_network_as_it_is_defined() {
+        let (_dir, home) = home();
+        store::create(&home, &Name::parse("a").unwrap()).unwrap();
+        assert_eq!(given(&home, "a"), "192.168.104.5");
+        define(&home, "networks: {user-v2: {mode: user-v2, gateway: 10.1.0.5, netmask: 255.255.255.240}}\n");
+        assert_eq!(given(&home, "a"), "10.1.0.6");
+        let all: Vec<_> = subnet(&home, NETWORK).unwrap().addresses().map(|address| address.octets()[3]).collect();
+        assert_eq!(all, [6, 7, 8, 9, 10, 11, 12, 13, 14]);
+    }
+
+    fn define(home: &Home, text: &str) {
+        fs::create_dir_all(home.config("")).unwrap();
+        fs::write(home.config(names::NETWORKS_YAML), text).unwrap();
     }
 
     #[test]
     fn x8_another_process_under_the_number_of_a_switch_is_let_be() {
         let (_dir, home) = home();
         let dir = dir(&home, NETWORK);
+        fs::write(dir.join(names::ADDRESSES), "{}").unwrap();
         fs::write(dir.join(SWITCH_PID), std::process::id().to_string()).unwrap();
         assert_eq!(running(&dir), None);
         leave(&home).unwrap();
