@@ -1,6 +1,7 @@
 //! Lima's `networks.yaml`: the networks that a lima.yaml may name. Pure: makes no network.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::Deserialize;
@@ -51,6 +52,17 @@ pub enum Mode {
     Host,
     Shared,
     Bridged,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::UserV2 => "user-v2",
+            Self::Host => "host",
+            Self::Shared => "shared",
+            Self::Bridged => "bridged",
+        })
+    }
 }
 
 impl TryFrom<String> for Mode {

@@ -94,13 +94,19 @@ fn all(home: &Home) -> Vec<PathBuf> {
     dirs
 }
 
-/// What networks.yaml says of a network, or what Lima would write into it.
+/// The networks of a networks.yaml; without one, what Lima would write into it for this machine.
+pub fn defined(text: Option<&[u8]>) -> Result<BTreeMap<String, Network>> {
+    let of_lima =
+        || Network { mode: Some(Mode::UserV2), gateway: Some(GATEWAY), netmask: Some(NETMASK), ..Network::default() };
+    match text {
+        Some(text) => Ok(networks::read(text)?.networks),
+        None => Ok([(NETWORK.to_owned(), of_lima())].into()),
+    }
+}
+
 fn subnet(home: &Home, network: &str) -> Result<Subnet> {
-    let found = match store::read_small(&home.config(names::NETWORKS_YAML))? {
-        Some(text) => networks::read(&text)?.networks.remove(network),
-        None => (network == NETWORK).then(|| Network { mode: Some(Mode::UserV2), ..Network::default() }),
-    };
-    let Some(found) = found else {
+    let text = store::read_small(&home.config(names::NETWORKS_YAML))?;
+    let Some(found) = defined(text.as_deref())?.remove(network) else {
         let why = format!("{network} is not defined in _config/{}", names::NETWORKS_YAML);
         return Err(Error::invalid("networks[].lima", why));
     };

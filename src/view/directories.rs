@@ -8,6 +8,7 @@ use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::stale;
 use super::look::{missing, not_a_directory};
+use super::networks_dir::NetworkPlace;
 use super::node::{DEFINITION, INSTANCE, NodeId, WAIT_DIR};
 use super::scratch::ScratchBody;
 use super::templates::{check_scratch_name, is_template, shipped};
@@ -65,7 +66,7 @@ impl View {
             Ok(Target::WaitDir(_)) => Ok(()).into(),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
-            Ok(Target::Templates | Target::Disks | Target::Config) => {
+            Ok(Target::Templates | Target::Disks | Target::Config | Target::Network(_)) => {
                 self.refused(parent, Error::forbidden(name, "is limafs's own"))
             }
             Ok(_) => Err(not_a_directory()).into(),
@@ -110,6 +111,7 @@ impl View {
             // As for an instance: the rmdir that follows decides.
             Target::DiskFile(..) => Ok(()),
             Target::Images(_)
+            | Target::Network(NetworkPlace::All | NetworkPlace::Entry(_))
             | Target::Instance(_)
             | Target::WaitDir(_)
             | Target::Templates

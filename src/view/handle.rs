@@ -10,6 +10,7 @@ use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
 use super::images::Place;
 use super::ino::{Ino, Key};
+use super::networks_dir::NetworkPlace;
 use super::node::NodeId;
 use super::tree::Rendered;
 use super::wait::Condition;
@@ -110,6 +111,7 @@ pub enum Source {
     Node(Key, NodeId),
     Root(NodeId),
     Image(Place),
+    Network(NetworkPlace),
     Template(String),
     Disk(String, DiskFile),
     Config(ConfigFile),

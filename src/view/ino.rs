@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
 use super::images::Place;
+use super::networks_dir::NetworkPlace;
 use super::node::NodeId;
 use super::wait::Condition;
 
@@ -42,6 +43,8 @@ pub enum Target {
     RootNode(NodeId),
     /// `.images` and what is in it.
     Images(Place),
+    /// `.networks` and what is in it.
+    Network(NetworkPlace),
     Templates,
     Template(String),
     Instance(Key),
@@ -65,7 +68,7 @@ impl Target {
             | Self::WaitDir(key)
             | Self::Wait(key, _)
             | Self::Scratch(key, _) => Some(*key),
-            Self::Images(_) => None,
+            Self::Images(_) | Self::Network(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
             Self::Disks | Self::Disk(_) | Self::DiskFile(..) => None,
             Self::Config | Self::ConfigFile(_) => None,

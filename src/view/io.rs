@@ -7,6 +7,7 @@ use super::bases::Patience;
 use super::disks::DiskFile;
 use super::handle::{Document, Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
 use super::ino::{Ino, Key, Target};
+use super::networks_dir::NetworkPlace;
 use super::node::{Body, Command, NodeId, RootBody};
 use super::scratch::splice;
 use super::tree::Rendered;
@@ -82,6 +83,10 @@ impl View {
                 read_only("image")?;
                 self.text(source)
             }
+            Target::Network(place @ NetworkPlace::File(..)) => {
+                read_only("network")?;
+                self.text(Source::Network(place.clone()))
+            }
             Target::Template(name) => self.open_template(name, mode),
             Target::ConfigFile(file) => self.open_config(*file, mode),
             Target::DiskFile(name, file) => {
@@ -108,6 +113,7 @@ impl View {
             | Target::WaitDir(_)
             | Target::Disks
             | Target::Disk(_)
+            | Target::Network(_)
             | Target::Config => {
                 Err(Error::Io { path: "directory".into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
@@ -152,6 +158,7 @@ impl View {
                 let template = tree.template(name).ok_or_else(|| Error::Missing { what: name.clone() })?;
                 Ok(template.text.clone())
             }
+            Source::Network(place) => tree.network_rendered(place),
             Source::Config(file) => tree.config.text(*file).cloned(),
         }
     }
@@ -326,7 +333,7 @@ impl View {
 /// Texts that change only when a document is defined; they may come from the page cache.
 fn is_steady(source: &Source) -> bool {
     match source {
-        Source::Image(_) => false,
+        Source::Image(_) | Source::Network(_) => false,
         Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml" | "effective.origins.yaml"),
         Source::Root(id) => id.root_node().body == RootBody::Readme,
         Source::Template(_) | Source::Config(_) => true,

@@ -7,7 +7,10 @@ use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
-use super::node::{Body, CONFIG_DIR, DEFINITION, DISKS_DIR, IMAGES_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::networks_dir::NetworkPlace;
+use super::node::{
+    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, IMAGES_DIR, NETWORKS_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR,
+};
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::Tree;
 use super::wait::Condition;
@@ -55,6 +58,7 @@ impl View {
         Ok(match target {
             Target::Root => Attr::directory(ino, tree.names().count() + 4, tree.changed, directory),
             Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
+            Target::Network(place) => self.network_attr(tree, ino, place, directory)?,
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
             Target::Template(name) => self.template_attr(tree, name)?,
             Target::Config => Attr::directory(ino, 0, tree.config.changed, directory).uncached(),
@@ -188,6 +192,7 @@ impl View {
                     found.push((id.root_node().name.into(), Target::RootNode(id), Kind::File));
                 }
                 found.push((IMAGES_DIR.into(), Target::Images(Place::All), Kind::Directory));
+                found.push((NETWORKS_DIR.into(), Target::Network(NetworkPlace::All), Kind::Directory));
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
                 found.push((DISKS_DIR.into(), Target::Disks, Kind::Directory));
                 found.push((CONFIG_DIR.into(), Target::Config, Kind::Directory));
@@ -195,6 +200,7 @@ impl View {
                     .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
             }
             Target::Images(place) => found.extend(tree.image_entries(place)?),
+            Target::Network(place) => found.extend(tree.network_entries(place)?),
             Target::Templates => {
                 let names = tree.template_names();
                 found.extend(names.into_iter().map(|name| (name.clone(), Target::Template(name), Kind::File)));
@@ -257,6 +263,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == IMAGES_DIR {
                 return Ok(Target::Images(Place::All));
             }
+            if name == NETWORKS_DIR {
+                return Ok(Target::Network(NetworkPlace::All));
+            }
             if name == TEMPLATES_DIR {
                 return Ok(Target::Templates);
             }
@@ -272,6 +281,7 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             tree.key(name).map(Target::Instance).ok_or_else(|| missing(name))
         }
         Target::Images(place) => tree.image_child(place, name),
+        Target::Network(place) => tree.network_child(place, name),
         Target::Templates => {
             if tree.has_template(name) {
                 return Ok(Target::Template(name.into()));

@@ -22,6 +22,7 @@ mod images;
 mod ino;
 mod io;
 mod look;
+mod networks_dir;
 mod node;
 mod nodes;
 pub mod publisher;

@@ -168,6 +168,7 @@ pub enum RootBody {
 pub const IMAGES_DIR: &str = ".images";
 pub const TEMPLATES_DIR: &str = ".templates";
 pub const DISKS_DIR: &str = ".disks";
+pub const NETWORKS_DIR: &str = ".networks";
 pub const CONFIG_DIR: &str = ".config";
 pub const ROOT_LIST: NodeId = NodeId(1);
 pub const ROOT_EVENTS: NodeId = NodeId(2);

@@ -4,7 +4,10 @@ use crate::status::{State, Verb};
 use crate::view::config_dir::ConfigFile;
 use crate::view::disks::DiskFile;
 use crate::view::images::ImageFile;
-use crate::view::node::{Body, CONFIG_DIR, DISKS_DIR, IMAGES_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+use crate::view::networks_dir::NetworkFile;
+use crate::view::node::{
+    Body, CONFIG_DIR, DISKS_DIR, IMAGES_DIR, INSTANCE, NETWORKS_DIR, ROOT, TEMPLATES_DIR, WAIT_DIR,
+};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -28,6 +31,9 @@ pub fn readme() -> String {
     for file in DiskFile::ALL {
         let takes = if file.takes_writes() { " (takes writes)" } else { "" };
         text.push_str(&format!("- `{DISKS_DIR}/NAME/{}`{takes}: {}\n", file.name(), file.doc()));
+    }
+    for file in NetworkFile::ALL {
+        text.push_str(&format!("- `{NETWORKS_DIR}/NAME/{}`: {}\n", file.name(), file.doc()));
     }
     for file in ConfigFile::ALL {
         let takes = if file.takes_writes() { " (takes writes)" } else { "" };
