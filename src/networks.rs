@@ -11,9 +11,8 @@ use crate::error::{Error, Result};
 use crate::names::{NETWORKS_YAML, Name};
 
 /// The document as it was written.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[derive(Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Networks {
     pub paths: Paths,
     /// Of the host's users who may start the helper.

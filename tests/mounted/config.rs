@@ -210,7 +210,8 @@ fn a_bad_default_that_others_write_is_named_with_its_line() -> Outcome {
             wait_until(told, secs(5), says)
                 .map_err(|_| format!("{bad:?}: {:?}, not {told:?}", fleet.read(&format!("{name}/error"))))?;
         }
-        same!(fs::read(fleet.mnt.join(".config/default.yaml"))?, bad);
+        let shown = || fs::read(fleet.mnt.join(".config/default.yaml")).ok();
+        wait_until("it is shown as it is", secs(5), || shown().as_deref() == Some(bad))?;
         fleet.ok("echo 'cpus: 2' > .config/default.yaml")?;
         same!((fleet.state("foo"), fleet.state("bar")), ("Stopped".into(), "Stopped".into()));
         same!(fleet.read("foo/error"), "");

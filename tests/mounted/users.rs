@@ -13,6 +13,7 @@ pub fn cases() -> Vec<Case> {
         an_ordinary_user_starts_and_stops_an_instance,
         s02_others_see_nothing,
         s02_with_allow_other_others_still_cannot_write,
+        s02_with_allow_other_others_read_the_public_key_and_no_document,
     ]
 }
 
@@ -91,5 +92,21 @@ fn s02_with_allow_other_others_still_cannot_write() -> Outcome {
         ensure!(ran.code != 0, "{line}: {ran:?}");
     }
     same!(fleet.state("foo"), "Stopped");
+    Ok(())
+}
+
+fn s02_with_allow_other_others_read_the_public_key_and_no_document() -> Outcome {
+    let fleet = Fleet::unmounted()?;
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 lima\n";
+    std::fs::create_dir_all(fleet.home.join("_config"))?;
+    std::fs::write(fleet.home.join("_config/user.pub"), key)?;
+    fleet.limafs(&["mount", "--allow-other", &fleet.mnt.display().to_string()])?.text()?;
+    fleet.ok("echo \"env: {SECRET: hunter2}\" > .config/default.yaml")?;
+    same!(fleet.sh(&format!("cd /; {}", as_stranger("cat $M/.config/user.pub")))?.out, key);
+    for line in ["cat $M/.config/default.yaml", "rm -f $M/.config/default.yaml", "echo x > $M/.config/base.yaml"] {
+        let ran = fleet.sh(&format!("cd /; {}", as_stranger(line)))?;
+        ensure!(ran.code != 0 && ran.out.is_empty(), "{line}: {ran:?}");
+    }
+    same!(fleet.read(".config/default.yaml"), "env: {SECRET: hunter2}\n");
     Ok(())
 }
