@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         config_that_others_change_is_seen_and_announced,
         a_base_is_for_what_is_made_from_then_on,
         networks_are_checked,
+        networks_are_shown_with_those_who_name_them,
         the_public_key_is_shown_and_stays,
         s01_the_private_key_is_reachable_by_no_name,
         s01_config_is_private_whatever_the_umask,
@@ -294,6 +295,21 @@ fn with_keys() -> Result<Fleet, libtest_mimic::Failed> {
     fs::write(fleet.home.join("_config/user.pub"), PUBLIC)?;
     fleet.mount()?;
     Ok(fleet)
+}
+
+fn networks_are_shown_with_those_who_name_them() -> Outcome {
+    let fleet = fleet()?;
+    same!(fleet.ok("cat .networks/user-v2/mode .networks/user-v2/gateway | xargs")?, "user-v2 192.168.104.1");
+    fleet.create("foo", &format!("{FAKE}networks: [{{lima: mine}}]\n"))?;
+    fleet.ok("echo 'networks: {mine: {mode: user-v2, gateway: 10.0.0.1}}' > .config/networks.yaml")?;
+    same!(fleet.ok("ls .networks")?, "mine");
+    same!(fleet.ok("cat foo/state > /dev/null; cat .networks/mine/used_by")?, "foo");
+    for line in ["mkdir .networks/x", "rmdir .networks/mine", "rmdir .networks", "rm .networks/mine/mode"] {
+        refusal(&fleet, line)?;
+    }
+    fleet.ok("rm .config/networks.yaml")?;
+    same!(fleet.ok("ls .networks")?, "user-v2");
+    Ok(())
 }
 
 fn the_public_key_is_shown_and_stays() -> Outcome {
