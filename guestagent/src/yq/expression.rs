@@ -1,7 +1,7 @@
 //! Evaluates an expression: jq's language, with keys as yq has them.
 
 use jaq_core::load::{Arena, File, Loader, parse};
-use jaq_core::{Compiler, Ctx, Vars, data, unwrap_valr};
+use jaq_core::{Compiler, Ctx, Vars, compile, data, unwrap_valr};
 use jaq_json::{Val, read};
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ pub fn evaluate(expression: &str, value: &Value) -> Result<Value, Failure> {
 }
 
 /// The names that the compiler does not know.
-fn unknown<P, U>(errors: &[(File<&str, P>, Vec<(&str, U)>)]) -> String {
+fn unknown<P>(errors: &compile::Errors<&str, P>) -> String {
     let names: Vec<&str> = errors.iter().flat_map(|(_, errors)| errors.iter().map(|(name, _)| *name)).collect();
     format!("does not know {}", names.join(", "))
 }
