@@ -1,4 +1,4 @@
-"""Takes the figures. Run by contrib/bench, which sets LIMAFS, BENCH_BIN and FIGURES. Needs nothing but Python's own library."""
+"""Takes the figures. Run by contrib/bench, which sets LIMAFS, BENCH_BIN, FIGURES, AGENT_FIGURES and LIMAFS_GUESTAGENT. Needs nothing but Python's own library."""
 
 import ctypes
 import hashlib
@@ -80,6 +80,22 @@ def documents():
     took, size = told["cidataSeconds"] * 1e3, told["cidataBytes"] / MIB
     row("cidata of a default instance", f"{took:.2f} ms", "< 20 ms", took < 20)
     row("cidata of a default instance: size", f"{size:.2f} MiB", "< 8 MiB", size < 8)
+
+
+def guestagent():
+    """The guest agent, run on this machine in a network namespace of its own."""
+    if os.getuid() != 0:
+        print("SKIPPED: figures of the guest agent (needs root)")
+        return
+    told = json.loads(run("unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$AGENT_FIGURES" "$LIMAFS_GUESTAGENT"'))
+    size, memory = told["bytes"] / MIB, told["residentKib"] / 1024
+    row("guest agent: static program", f"{size:.2f} MiB", "<= 4 MiB", size <= 4)
+    row("guest agent: resident memory at rest", f"{memory:.1f} MiB", "<= 6 MiB", memory <= 6)
+    rest, busy = told["idleShare"] * 100, told["bindShare"] * 100
+    row("guest agent: CPU at rest over 10 s", f"{rest:.2f} %", "0 %", rest < 0.15)
+    row("guest agent: CPU with 100 bind(2) and listen(2) a second", f"{busy:.2f} %", "< 1 %", busy < 1)
+    p50, p99 = told["listenerP50Ms"], told["listenerP99Ms"]
+    row("guest agent: from listen(2) to the event, p99 (p50)", f"{p99:.0f} ms ({p50:.0f} ms)", "<= 200 ms", p99 <= 200)
 
 
 def disks(rounds=3, size=600):
@@ -283,6 +299,7 @@ def main():
         one.reach("bar", "Running")
         announcements(one)
     documents()
+    guestagent()
     a_thousand()
     disks()
     guest = os.environ.get("LIMAFS_TEST_GUEST")

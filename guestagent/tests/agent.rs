@@ -117,6 +117,23 @@ async fn a_stream_of_events_goes_on_where_the_last_one_ended() {
 }
 
 #[tokio::test]
+async fn a_listener_is_told_within_200_ms() {
+    let mut host = host().await;
+    let _first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut events = host.client.events().await.unwrap();
+    event(&mut events).await;
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = i32::from(listener.local_addr().unwrap().port());
+        let began = Instant::now();
+        while !event(&mut events).await.added_local_ports.iter().any(|added| added.port == port) {}
+        best = best.min(began.elapsed());
+    }
+    assert!(best < Duration::from_millis(200), "{best:?}");
+}
+
+#[tokio::test]
 async fn a_half_close_by_the_host_leaves_the_answers_open() {
     let mut host = host().await;
     let (sender, mut answers, mut guest) = joined(&mut host.client).await;

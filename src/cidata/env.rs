@@ -118,7 +118,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     lines.extend(mounts(config)?);
     lines.extend(disks(config)?);
     lines.extend(networks(guest)?);
-    lines.extend(provision::data_env(config)?);
+    lines.extend(provision::files_env(config)?);
     let mut text: String = lines.iter().map(|(key, value)| format!("LIMA_CIDATA_{key}={value}\n")).collect();
     let remove = if certificates::removes_defaults(config) { "1" } else { "" };
     let zone = one_line("timezone", config.timezone.as_deref().unwrap_or_default())?;

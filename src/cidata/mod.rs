@@ -6,7 +6,7 @@
 //! boot.essential.Linux/ boot.Linux/       ours and the driver's, in that order
 //! ca-certs/lima-%04d.crt                  certificates to trust
 //! lima-guestagent                         the agent, as a program
-//! provision.{dependency,data,system,user}/%08d   the user's, numbered by their place in lima.yaml
+//! provision.{dependency,data,yq,system,user}/%08d  the user's, numbered by their place in lima.yaml
 //! ```
 //! Everything on it belongs to root and is closed to others: `env` and `param` may hold secrets.
 
@@ -106,7 +106,7 @@ pub fn render(guest: &Guest) -> Result<Cidata> {
     let iid = format!("iid-{}", hash(&entries(&told, "")?));
     let mut entries = entries(guest, &iid)?;
     // Not part of the id: each boot installs the agent that is there, whatever else is told.
-    if let Some(agent) = guest.agent.filter(|_| guest.config.plain != Some(true)) {
+    if let Some(agent) = agent(guest) {
         entries.push(Entry::script(AGENT, agent));
         entries.sort_by(|one, other| one.path.cmp(&other.path));
     }
@@ -138,12 +138,18 @@ fn entries(guest: &Guest, iid: &str) -> Result<Vec<Entry>> {
         return Err(Error::unsupported("os", format!("{os} guests are not supported yet, only Linux")));
     }
     let mut files = BTreeMap::new();
+    let provisioned = provision::entries(guest.config, agent(guest).is_some())?;
     let fixed = scripts::entries().chain(scripts::of_driver(guest.boot_scripts)?);
     let told = cloud::entries(guest, iid)?.into_iter().chain(env::entries(guest, iid)?);
-    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provision::entries(guest.config)?) {
+    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provisioned) {
         files.insert(entry.path.clone(), entry);
     }
     Ok(files.into_values().collect())
+}
+
+/// The agent's program where this guest is to have it.
+fn agent<'a>(guest: &Guest<'a>) -> Option<&'a [u8]> {
+    guest.agent.filter(|_| guest.config.plain != Some(true))
 }
 
 /// 64 bits of a hash over names, modes and bytes, as hex digits.

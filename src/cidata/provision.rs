@@ -1,6 +1,8 @@
 //! `provision`: scripts become numbered files, `boot` scripts become `bootcmd`s, `data` becomes files with a description.
 //! The number is the place in the whole list, as in Lima, so that a failure names the entry of lima.yaml.
 
+use std::path::Path;
+
 use limafs_driver::{Blob, Config, Provision};
 use serde_json::{Value, json};
 
@@ -9,14 +11,15 @@ use super::{Entry, one_line, required};
 use crate::error::{Error, Result};
 
 /// A yq of the guest's own would be another program in each distribution, and in most none.
-const YQ: &str = "`yq` needs the guest agent, which limafs does not put into guests yet; use `data` or `system`";
+const YQ: &str =
+    "`yq` needs the guest agent, which plain instances have not, or which was not found (contrib/build-agent makes it)";
 const ANSIBLE: &str = "`ansible` runs a playbook on this host, which limafs does not";
 
 /// A command line argument of Linux has at most 128 KiB.
 const BOOT_SCRIPT_MAX: usize = 96 * 1024;
 
-/// The files of all modes but `boot`. Refuses the modes that are not run here.
-pub fn entries(config: &Config) -> Result<Vec<Entry>> {
+/// The files of all modes but `boot`. Refuses the modes that are not run here. `yq` is run by the guest agent.
+pub fn entries(config: &Config, has_agent: bool) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (index, item) in items(config) {
         match mode(item) {
@@ -27,6 +30,10 @@ pub fn entries(config: &Config) -> Result<Vec<Entry>> {
             "data" => {
                 let content = item.content.as_ref().map_or(&[][..], Blob::as_bytes);
                 entries.push(Entry::file(path("data", index), content));
+            }
+            "yq" if has_agent => {
+                let expression = text(index, "expression", item.expression.as_deref())?;
+                entries.push(Entry::text(path("yq", index), expression));
             }
             "yq" => return Err(Error::unsupported(field(index, "mode"), YQ)),
             "ansible" => return Err(Error::unsupported(field(index, "mode"), ANSIBLE)),
@@ -55,10 +62,10 @@ pub fn bootcmds(config: &Config) -> Result<Vec<Value>> {
     Ok(commands)
 }
 
-/// Lines of lima.env that say where the `data` files go.
-pub fn data_env(config: &Config) -> Result<Vec<(String, String)>> {
+/// Lines of lima.env that say where the files of `data` and `yq` are.
+pub fn files_env(config: &Config) -> Result<Vec<(String, String)>> {
     let mut lines = Vec::new();
-    for (index, item) in items(config).filter(|(_, item)| mode(item) == "data") {
+    for (index, item) in items(config).filter(|(_, item)| matches!(mode(item), "data" | "yq")) {
         let target = required(&field(index, "path"), item.path.as_deref())?;
         let owner = one_line(&field(index, "owner"), item.owner.as_deref().unwrap_or("root:root"))?;
         let permissions = item.permissions.as_deref().unwrap_or("644");
@@ -66,10 +73,29 @@ pub fn data_env(config: &Config) -> Result<Vec<(String, String)>> {
             return Err(Error::invalid(field(index, "permissions"), "must be octal digits"));
         }
         let overwrite = item.overwrite.unwrap_or(true).to_string();
-        let fields = [("OVERWRITE", &*overwrite), ("OWNER", owner), ("PATH", target), ("PERMISSIONS", permissions)];
-        lines.extend(fields.map(|(key, value)| (format!("DATAFILE_{index:08}_{key}"), value.to_owned())));
+        let (kind, first) = match mode(item) {
+            "yq" => ("YQ_PROVISION", ("FORMAT", format(index, item, target)?)),
+            _ => ("DATAFILE", ("OVERWRITE", &*overwrite)),
+        };
+        let fields = [first, ("OWNER", owner), ("PATH", target), ("PERMISSIONS", permissions)];
+        lines.extend(fields.map(|(key, value)| (format!("{kind}_{index:08}_{key}"), value.to_owned())));
     }
     Ok(lines)
+}
+
+/// The format of a `yq` file, which the agent has to be able to write.
+fn format(index: usize, item: &Provision, target: &str) -> Result<&'static str> {
+    let ending = Path::new(target).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    match item.format.as_deref().filter(|word| *word != "auto").unwrap_or(ending) {
+        "json" => Ok("json"),
+        "ini" => Ok("ini"),
+        word @ ("csv" | "tsv" | "toml" | "xml" | "props" | "properties") => {
+            let why = format!("`{word}` is not written by the guest agent, only yaml, json and ini");
+            Err(Error::unsupported(field(index, "format"), why))
+        }
+        // Whatever name the file has.
+        _ => Ok("yaml"),
+    }
 }
 
 /// Whether a `dependency` script says that it brings all that is needed.
@@ -94,6 +120,15 @@ fn field(index: usize, name: &str) -> String {
 }
 
 /// A script; in text NUL is refused, because no command line, shell or cloud-config could carry it.
+fn text<'a>(index: usize, name: &str, value: Option<&'a str>) -> Result<&'a str> {
+    let value = value.filter(|text| !text.is_empty());
+    let value = value.ok_or_else(|| Error::invalid(field(index, name), "must not be empty"))?;
+    if value.contains('\0') {
+        return Err(Error::invalid(field(index, name), "must not contain NUL"));
+    }
+    Ok(value)
+}
+
 fn script(index: usize, item: &Provision) -> Result<&[u8]> {
     let script = item.script.as_ref().filter(|script| !script.is_empty());
     let script = script.ok_or_else(|| Error::invalid(field(index, "script"), "must not be empty"))?;

@@ -219,6 +219,43 @@ fn boot_scripts_are_commands_with_the_params_and_no_syntax() {
 }
 
 #[test]
+fn yq_has_an_expression_a_file_and_a_format_that_the_agent_writes() {
+    let item = |path: &str, format: Option<&str>| Provision {
+        mode: Some("yq".into()),
+        expression: Some(".a-b = 1".into()),
+        path: Some(path.into()),
+        format: format.map(str::to_owned),
+        owner: Some("ada".into()),
+        permissions: Some("600".into()),
+        ..Provision::default()
+    };
+    let with = |path: &str, format: Option<&str>| {
+        let mut told = told().provision([script("system", "true"), item(path, format)]);
+        told.agent = Some(b"\x7fELF".to_vec());
+        told
+    };
+    for (path, format, expected) in [
+        ("/a/daemon.json", None, "json"),
+        ("/a/daemon.json", Some("auto"), "json"),
+        ("/a/daemon.json", Some("yaml"), "yaml"),
+        ("/a/override.conf", Some("ini"), "ini"),
+        ("/a/config", None, "yaml"),
+    ] {
+        let told = with(path, format);
+        assert_eq!(told.text("provision.yq/00000001"), ".a-b = 1");
+        let env = told.text("lima.env");
+        let values = [("FORMAT", expected), ("OWNER", "ada"), ("PATH", path), ("PERMISSIONS", "600")];
+        for (key, value) in values {
+            assert!(env.contains(&format!("LIMA_CIDATA_YQ_PROVISION_00000001_{key}={value}\n")), "{env}");
+        }
+    }
+    for (path, format) in [("/a/b.toml", None), ("/a/b", Some("xml")), ("/a/b.properties", Some("auto"))] {
+        let error = with(path, format).render().unwrap_err();
+        assert!(error.to_string().starts_with("provision[1].format"), "{error}");
+    }
+}
+
+#[test]
 fn modes_that_are_not_run_are_refused() {
     for (mode, why) in [("yq", "needs the guest agent"), ("ansible", "runs a playbook on this host")] {
         let error = told().provision([script("system", "true"), script(mode, "x")]).render().unwrap_err();

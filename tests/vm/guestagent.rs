@@ -109,10 +109,20 @@ fn x14_the_agent_tells_what_listens_and_systemd_restarts_it() -> Outcome {
     stop(&fleet, "foo")
 }
 
+const EXPRESSIONS: &str = "provision:\n\
+    - {mode: data, path: /etc/app/daemon.json, content: '{\"debug\": true}'}\n\
+    - {mode: yq, path: /etc/app/daemon.json, expression: '.features.live-restore = true', owner: 'daemon:daemon', permissions: '640'}\n\
+    - {mode: yq, path: /etc/new/override.conf, format: ini, expression: '.Socket.SocketUser=\"{{.User}}\"'}\n";
+
 fn a_guest_without_systemd_has_the_agent_and_a_plain_one_has_not() -> Outcome {
     let fleet = Fleet::mounted()?;
-    fleet.create("foo", &fast("")?)?;
+    fleet.create("foo", &fast(EXPRESSIONS)?)?;
     boot(&fleet, "foo", FAST_BOOT)?;
+    let written =
+        ssh(&fleet, "foo", "sudo cat /etc/app/daemon.json | tr -d ' \\n'; stat -c ' %U:%G %a' /etc/app/daemon.json")?;
+    same!(written, "{\"debug\":true,\"features\":{\"live-restore\":true}} daemon:daemon 640");
+    let user = ssh(&fleet, "foo", "whoami")?;
+    same!(ssh(&fleet, "foo", "cat /etc/new/override.conf")?, format!("[Socket]\nSocketUser = {user}"));
     ssh(&fleet, "foo", &format!("timeout 60 sh -c 'until [ -S {SOCKET} ]; do sleep 0.2; done'"))?;
     ensure!(has(&info(&fleet, "foo")?, 22), "the list has no sshd");
     fleet.ok("echo kill > foo/state")?;

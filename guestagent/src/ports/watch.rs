@@ -1,7 +1,7 @@
 //! A thread that keeps the list of listening sockets up to date and otherwise sleeps.
 //!
-//! A list costs some 100 us, more with many sockets. Where the kernel tells of changes, ten lists a second are the most;
-//! where it does not, as many as take 1/200 of a processor. Never more than 1/100 in the long run.
+//! A list costs some 100 us, more with many sockets. Where the kernel tells of changes, twenty lists a second are the
+//! most, and fewer if they would take more than 1/150 of a processor; where it does not, as many as take 1/200.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::{Ports, diag};
 
 /// The kernel tells of a listener just before it can be listed.
 const SETTLE: Duration = Duration::from_millis(5);
-const GAP: Duration = Duration::from_millis(100);
+const GAP: Duration = Duration::from_millis(50);
 const GAP_MAX: Duration = Duration::from_secs(1);
 /// How often UDP is looked at where the kernel tells of TCP alone.
 const UDP_TICK: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Watcher {
             let cost = self.look();
             if is_told {
                 // Others may follow, and one that was told of may have come too late to be seen: looked at once more.
-                thread::sleep((cost * 100).clamp(GAP, GAP_MAX));
+                thread::sleep((cost * 150).clamp(GAP, GAP_MAX));
             }
             limit = if is_told { Duration::ZERO } else { self.limit(cost) };
             was_told = is_told;

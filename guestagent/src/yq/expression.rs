@@ -1,7 +1,7 @@
 //! Evaluates an expression: jq's language, with keys as yq has them.
 
-use jaq_core::load::{Arena, File, Loader};
-use jaq_core::{Compiler, Ctx, Vars, data, unwrap_valr};
+use jaq_core::load::{Arena, File, Loader, parse};
+use jaq_core::{Compiler, Ctx, Vars, compile, data, unwrap_valr};
 use jaq_json::{Val, read};
 use serde_json::Value;
 
@@ -28,13 +28,26 @@ const DISABLED: &[&str] = &[
     "include",
 ];
 
+/// What definitions of jq's library use and is left out here, for the size of the program.
+const ABSENT: &str = r#"
+def absent: error("dates, regular expressions, logarithms and encodings are not part of this jq");
+def stderr_empty: empty; def debug_empty: empty;
+def ilogb: absent; def tgamma: absent; def scalbln(a; b): absent; def pow(a; b): absent; def remainder(a; b): absent;
+def copysign(a; b): absent; def nextafter(a; b): absent;
+def matches(a; b): absent; def split_(a; b): absent; def split_matches(a; b): absent;
+def todateiso8601: absent; def fromdateiso8601: absent;
+def escape_html: absent; def unescape_html: absent; def encode_uri: absent; def decode_uri: absent;
+def encode_base64: absent; def decode_base64: absent;
+"#;
+
 pub fn evaluate(expression: &str, value: &Value) -> Result<Value, Failure> {
     let code = prepared(expression)?;
     let arena = Arena::default();
-    let defs = jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs());
+    let absent = parse(ABSENT, |parser| parser.defs()).ok_or("the definitions cannot be read")?;
+    let defs = jaq_core::defs().chain(absent).chain(jaq_std::defs()).chain(jaq_json::defs());
     let modules = Loader::new(defs).load(&arena, File { code: code.as_str(), path: () });
     let modules = modules.map_err(|_| format!("{expression:?} is no expression"))?;
-    let funs = jaq_core::funs().chain(jaq_std::funs()).chain(jaq_json::funs()).filter(|(name, ..)| *name != "env");
+    let funs = jaq_core::funs().chain(jaq_std::base_funs()).chain(jaq_json::funs());
     let filter = Compiler::default().with_funs(funs).compile(modules);
     let filter = filter.map_err(|errors| format!("{expression:?}: {}", unknown(&errors)))?;
 
@@ -50,8 +63,7 @@ pub fn evaluate(expression: &str, value: &Value) -> Result<Value, Failure> {
 }
 
 /// The names that the compiler does not know.
-#[allow(clippy::type_complexity, reason = "as the compiler gives it")]
-fn unknown<P, U>(errors: &[(File<&str, P>, Vec<(&str, U)>)]) -> String {
+fn unknown<P>(errors: &compile::Errors<&str, P>) -> String {
     let names: Vec<&str> = errors.iter().flat_map(|(_, errors)| errors.iter().map(|(name, _)| *name)).collect();
     format!("does not know {}", names.join(", "))
 }
@@ -223,8 +235,18 @@ mod tests {
 
     #[test]
     fn what_is_no_expression_or_has_not_one_result_is_refused() {
-        for expression in [".a =", "nothing_of_the_kind", ".[]", "empty", "\"", "\"\\", ".a-", "error(\"x\")", "\u{e9}"]
-        {
+        for expression in [
+            ".a =",
+            "nothing_of_the_kind",
+            ".[]",
+            "empty",
+            "\"",
+            "\"\\",
+            ".a-",
+            "error(\"x\")",
+            ".[0] | test(\"a\")",
+            "\u{e9}",
+        ] {
             assert!(evaluate(expression, &json!([1, 2])).is_err(), "{expression}");
         }
     }

@@ -61,9 +61,11 @@ fn read(file: &Path) -> io::Result<String> {
 
 /// An expression can go on for ever: then the kernel ends us.
 fn limit() {
-    for (resource, most) in [(Resource::Cpu, CPU_SECONDS), (Resource::As, MEMORY_MAX)] {
+    // Beyond the first comes SIGXCPU, whose name says why; beyond the second SIGKILL.
+    let limits = [(Resource::Cpu, CPU_SECONDS, CPU_SECONDS + 1), (Resource::As, MEMORY_MAX, MEMORY_MAX)];
+    for (resource, current, maximum) in limits {
         // Fails where less is allowed already.
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).ok();
+        setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) }).ok();
     }
 }
 

@@ -54,6 +54,23 @@ put_data() {
         chmod "$permissions" "$path.limafs" && mv -f "$path.limafs" "$path"
 }
 
+# Applies an expression of mode `yq` to the file that lima.env names, which may be absent.
+apply_yq() {
+    number=${1##*/}
+    eval "path=\$LIMA_CIDATA_YQ_PROVISION_${number}_PATH owner=\$LIMA_CIDATA_YQ_PROVISION_${number}_OWNER"
+    eval "permissions=\$LIMA_CIDATA_YQ_PROVISION_${number}_PERMISSIONS format=\$LIMA_CIDATA_YQ_PROVISION_${number}_FORMAT"
+    source=$path
+    [ -e "$path" ] || source=/dev/null
+    # shellcheck disable=SC2154 # set by eval
+    make_parents "$(dirname "$path")" "$owner" &&
+        "${LIMA_CIDATA_GUEST_INSTALL_PREFIX:-/usr/local}/bin/lima-guestagent" yq --from-file "$1" \
+            --input-format "$format" --output-format "$format" "$source" >"$path.limafs" &&
+        chown "$owner" "$path.limafs" && chmod "$permissions" "$path.limafs" && mv -f "$path.limafs" "$path"
+    code=$?
+    rm -f "$path.limafs"
+    return "$code"
+}
+
 # Directories that have to be made belong to the file's owner.
 make_parents() {
     [ -d "$1" ] && return 0
@@ -98,6 +115,7 @@ each boot.essential.Linux
 each provision.dependency
 [ "$LIMA_CIDATA_PLAIN" = 1 ] || step util/install-packages.sh "$LIMA_CIDATA_MNT/util/install-packages.sh"
 each provision.data put_data
+each provision.yq apply_yq
 each provision.system
 if [ -d "$LIMA_CIDATA_MNT/provision.user" ]; then
     step "session of $LIMA_CIDATA_USER" open_session
