@@ -4,6 +4,7 @@
 mod disks;
 mod guest;
 mod image;
+mod mounts;
 mod port;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ impl Steps for Boot {
         driver.create().await?;
         self.make_disk(&driver, &instance.config, tell).await?;
         disks::claim(self, &instance.config).await?;
+        mounts::make_missing(&instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
         let iid = guest::write_cidata(self, &*driver, &instance.config, &identity).await?;

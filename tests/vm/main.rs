@@ -7,6 +7,7 @@ mod boot;
 mod disks;
 mod guest;
 mod kills;
+mod mounts;
 mod provision;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     all.extend(boot::cases());
     all.extend(provision::cases());
     all.extend(disks::cases());
+    all.extend(mounts::cases());
     all.extend(kills::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

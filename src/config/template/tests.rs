@@ -188,7 +188,9 @@ proptest! {
 #[test]
 fn a_reason_quotes_no_more_than_a_line_of_the_text() {
     let long = "ä".repeat(20_000);
-    for text in [format!("{{{{{long}}}}}"), format!("{{{{${long}}}}}"), "{{1".repeat(9_000), format!("{{{{.Name.{long}}}}}")] {
+    for text in
+        [format!("{{{{{long}}}}}"), format!("{{{{${long}}}}}"), "{{1".repeat(9_000), format!("{{{{.Name.{long}}}}}")]
+    {
         let why = expand(&text, &root()).unwrap_err();
         assert!(why.len() <= 503, "{} bytes", why.len());
     }
