@@ -5,6 +5,7 @@ mod actor;
 mod boot;
 mod events;
 mod logs;
+pub mod mounts;
 mod process;
 mod ready;
 mod serve;
