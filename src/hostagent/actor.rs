@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::events::Journal;
+use super::guest::Company;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
@@ -80,6 +81,8 @@ pub struct Actor {
     /// From the boot or from the wait for the guest, never both.
     pub(super) news: Option<mpsc::Receiver<Event>>,
     pub(super) vm: Option<mpsc::Receiver<VmEvent>>,
+    /// Those who work beside the guest.
+    pub(super) company: Option<Company>,
     /// To whoever waits for the guest.
     pub(super) lines: Option<mpsc::Sender<String>>,
     pub(super) journal: Journal,
@@ -132,6 +135,7 @@ impl Actor {
             tasks: Tasks::default(),
             news: None,
             vm: None,
+            company: None,
             lines: None,
             journal,
             written: record,
@@ -225,6 +229,7 @@ impl Actor {
                     event => Input::Event(Event::Vm(event)),
                 },
                 Some(event) = from_task(&mut self.news) => Input::Event(event),
+                Some(event) = from_company(&mut self.company) => Input::Event(event),
                 Some((slot, done)) = self.tasks.next() => Input::Done(slot, done),
             };
             match input {
@@ -258,6 +263,7 @@ impl Actor {
         if let Some(answer) = answer {
             self.answer(&actions, answer);
         }
+        self.accompany();
         for action in actions {
             self.perform(action);
         }
@@ -361,6 +367,13 @@ fn sentences(error: &Error) -> Vec<String> {
     match error {
         Error::Document(lines) => lines.clone(),
         error => vec![error.to_string()],
+    }
+}
+
+async fn from_company(company: &mut Option<Company>) -> Option<Event> {
+    match company {
+        Some(company) => company.news.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,7 @@ use limafs_driver::{Config, Driver, Instance};
 use tokio::sync::mpsc;
 
 use super::actor::Facts;
+use super::line::Line;
 use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
@@ -56,8 +57,8 @@ impl Steps for Boot {
         let iid = guest::write_cidata(self, &*driver, &instance.config, &identity).await?;
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
         prepared.facts.started = started;
-        if let Some(login) = &prepared.login {
-            ssh::config::write(login)?;
+        if let Some(line) = &prepared.line {
+            ssh::config::write(line.login())?;
         }
         step(tell, &format!("starting {}", prepared.facts.driver)).await;
         process::give_back_memory();
@@ -153,7 +154,7 @@ impl Boot {
     ) -> Result<Prepared> {
         let info = driver.info();
         let address = driver.ssh_address().await?;
-        let login = (!address.is_empty()).then(|| self.login(&address, instance, identity));
+        let line = (!address.is_empty()).then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
         let facts = Facts {
             driver: info.name,
             ssh_address: address,
@@ -163,8 +164,8 @@ impl Boot {
         };
         // What a guest reported to an earlier hostagent it does not report again.
         let push = is_fresh && !info.boot_port.is_empty();
-        let plain = instance.config.plain == Some(true);
-        Ok(Prepared { driver, facts, login, plain, push, probes: user_probes::of(&instance.config)? })
+        let probes = user_probes::of(&instance.config)?;
+        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, push, probes })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {

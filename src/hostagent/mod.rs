@@ -4,6 +4,8 @@
 mod actor;
 mod boot;
 mod events;
+mod guest;
+mod line;
 mod logs;
 pub mod mounts;
 mod process;

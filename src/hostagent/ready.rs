@@ -6,7 +6,7 @@
 //! fork sshd for nothing and never become ready; hence limits that grow.
 
 mod lines;
-mod probe;
+pub mod probe;
 pub mod user_probes;
 
 #[cfg(test)]
@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::line::Line;
 use super::ssh::{Fault, Login, Session};
 use super::state::{Event, Step};
 use super::steps::Prepared;
@@ -32,25 +33,24 @@ type Tell = mpsc::Sender<Event>;
 
 /// Waits for the guest of one boot and tells of what it finds; returns when there is nothing more to tell.
 pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &Tell) {
-    let Some(login) = &prepared.login else {
+    let Some(line) = &prepared.line else {
         say(tell, Event::Ssh).await;
         return say(tell, Event::Done(vec![])).await;
     };
     let mut guest = lines::Guest::new(&prepared.facts.iid, lines);
     say(tell, Event::Step(Step::named("waiting for ssh"))).await;
-    let session = reach(login, &mut guest, prepared.push, tell).await;
-    if let Err(error) = session.trust(login) {
+    let session = reach(line.login(), &mut guest, prepared.push, tell).await;
+    if let Err(error) = session.trust(line.login()) {
         tracing::warn!("{error}");
     }
+    line.offer(session);
     say(tell, Event::Ssh).await;
-    let mut session = Some(session);
     let mut failures = Vec::new();
-    if !prepared.plain && !prepared.facts.iid.is_empty() {
+    if !prepared.is_plain() && !prepared.facts.iid.is_empty() {
         say(tell, Event::Step(Step::named("waiting for cloud-init"))).await;
-        failures = finish(login, &mut session, &mut guest, tell).await;
+        failures = finish(line, &mut guest, tell).await;
     }
-    failures.extend(user_probes::run(&prepared.probes, login, &mut session, user_probes::LIMITS, tell).await);
-    close(session).await;
+    failures.extend(user_probes::run(&prepared.probes, line, user_probes::LIMITS, tell).await);
     say(tell, Event::Done(failures)).await;
 }
 
@@ -99,14 +99,14 @@ struct Told {
 }
 
 /// Waits for the end of the boot scripts: the guest's word, or its markers read in one long command. What failed.
-async fn finish(login: &Login, session: &mut Option<Session>, guest: &mut lines::Guest, tell: &Tell) -> Vec<String> {
+async fn finish(line: &Line, guest: &mut lines::Guest, tell: &Tell) -> Vec<String> {
     let begun = Instant::now();
     let iid = guest.iid().to_owned();
     let mut told = false;
     loop {
         let seen = tokio::select! {         // cancel-safe: what the guest said is kept in `guest`; a look is repeated
             () = guest.done() => break,
-            seen = look(login, session, &iid) => seen,
+            seen = look(line, &iid) => seen,
         };
         if let Some(failed) = seen {
             return failed;
@@ -117,15 +117,15 @@ async fn finish(login: &Login, session: &mut Option<Session>, guest: &mut lines:
             say(tell, Event::Late(why)).await;
         }
     }
-    conclude(login, session, guest).await
+    conclude(line, guest).await
 }
 
 /// The guest said that it is done. Its own words name what failed.
-async fn conclude(login: &Login, session: &mut Option<Session>, guest: &lines::Guest) -> Vec<String> {
+async fn conclude(line: &Line, guest: &lines::Guest) -> Vec<String> {
     let mut failures = guest.failures();
     if failures.is_empty() && guest.exit() != Some(0) {
         // The names were lost on the way; the guest keeps them in a file.
-        failures = look(login, session, guest.iid()).await.unwrap_or_default();
+        failures = look(line, guest.iid()).await.unwrap_or_default();
         if failures.is_empty() {
             failures.push(format!("the boot scripts ended with exit code {}", guest.exit().unwrap_or(-1)));
         }
@@ -134,34 +134,19 @@ async fn conclude(login: &Login, session: &mut Option<Session>, guest: &lines::G
 }
 
 /// One look at the markers, that lasts until they are there or `LOOK` is over. `None`: not done yet.
-async fn look(login: &Login, session: &mut Option<Session>, iid: &str) -> Option<Vec<String>> {
+async fn look(line: &Line, iid: &str) -> Option<Vec<String>> {
     let command = probe::marker_command(iid, LOOK);
-    let result = connect(login, session).await?.exec(&command, LOOK + Duration::from_secs(30)).await;
+    let session = timeout(PATIENCE, line.session()).await.ok()?;
+    let result = session.exec(&command, LOOK + Duration::from_secs(30)).await;
     match result {
         Ok(output) if output.exit == Some(0) => Some(lines::failures_of_file(&output.stdout)),
         Ok(_) => None,
         Err(fault) => {
             tracing::info!("waiting for the boot scripts: {fault}");
-            // A guest that restarts its sshd while it boots.
-            *session = None;
+            // A guest that restarts its sshd while it boots: the line is opened anew.
+            line.lose(&session);
             None
         }
-    }
-}
-
-/// The session, opened again where it was lost.
-async fn connect<'a>(login: &Login, session: &'a mut Option<Session>) -> Option<&'a Session> {
-    if session.is_none() {
-        let mut probe = probe::Probe::new(login.clone());
-        probe.slow_down();
-        *session = timeout(PATIENCE, probe.next()).await.ok()?.ok();
-    }
-    session.as_ref()
-}
-
-async fn close(session: Option<Session>) {
-    if let Some(session) = session {
-        session.close().await;
     }
 }
 

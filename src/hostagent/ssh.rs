@@ -14,16 +14,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use russh::ChannelMsg;
 use russh::client::{self, Handle};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{ChannelMsg, Disconnect};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use pin::Pin;
 
 /// At most this much of what a command prints is kept.
 const OUTPUT_MAX: usize = 16 << 10;
+/// How often a silent guest is asked whether it is there; three times without an answer ends the session.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// Where and as whom to log in.
 #[derive(Clone)]
@@ -58,8 +61,10 @@ pub enum Fault {
 pub struct Session {
     handle: Handle<Judge>,
     key: PublicKey,
+    /// Nobody sends; ends with the session's task.
+    life: watch::Receiver<()>,
     // Last: the session's task ends when its socket is shut.
-    _socket: Guard,
+    socket: Guard,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,8 +105,15 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
     let (stream, guard) = guarded(socket).map_err(unreachable)?;
     let seen = Arc::new(Mutex::new(None));
     let pinned = pin::read(&login.known_hosts, &login.alias).map_err(unreachable)?;
-    let judge = Judge { pinned: pinned.clone(), seen: Arc::clone(&seen) };
-    let config = client::Config { nodelay: true, channel_buffer_size: 16, ..client::Config::default() };
+    let (alive, life) = watch::channel(());
+    let judge = Judge { pinned: pinned.clone(), seen: Arc::clone(&seen), _alive: alive };
+    let config = client::Config {
+        nodelay: true,
+        channel_buffer_size: 16,
+        keepalive_interval: Some(KEEPALIVE),
+        keepalive_max: 3,
+        ..client::Config::default()
+    };
     let connected = client::connect_stream(Arc::new(config), stream, judge).await;
     let key = seen.lock().take();
     let mut handle = match (connected, &key) {
@@ -113,7 +125,7 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
     let identity = PrivateKeyWithHashAlg::new(Arc::clone(&login.key), None);
     let answer = handle.authenticate_publickey(&login.user, identity).await.map_err(unreachable)?;
     match (answer.success(), key) {
-        (true, Some(key)) => Ok(Session { handle, key, _socket: guard }),
+        (true, Some(key)) => Ok(Session { handle, key, life, socket: guard }),
         _ => Err(Fault::Refused(login.user.clone())),
     }
 }
@@ -166,9 +178,19 @@ impl Session {
         config::write(login)
     }
 
-    pub async fn close(self) {
-        // The other side may be gone already, which is what is wanted.
-        let _ = timeout(Duration::from_secs(1), self.handle.disconnect(Disconnect::ByApplication, "", "")).await;
+    pub fn is_open(&self) -> bool {
+        self.life.has_changed().is_ok()
+    }
+
+    /// Returns when the session is no more. Cancel-safe.
+    pub async fn closed(&self) {
+        let mut life = self.life.clone();
+        while life.changed().await.is_ok() {}
+    }
+
+    /// Ends the session without a word.
+    pub fn shut(&self) {
+        self.socket.shut();
     }
 }
 
@@ -181,6 +203,7 @@ fn unreachable(error: impl ToString) -> Fault {
 struct Judge {
     pinned: Pin,
     seen: Arc<Mutex<Option<PublicKey>>>,
+    _alive: watch::Sender<()>,
 }
 
 impl client::Handler for Judge {
@@ -197,10 +220,16 @@ impl client::Handler for Judge {
 #[derive(Debug)]
 struct Guard(std::net::TcpStream);
 
-impl Drop for Guard {
-    fn drop(&mut self) {
+impl Guard {
+    fn shut(&self) {
         // Already shut is as good.
         let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shut();
     }
 }
 

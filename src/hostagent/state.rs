@@ -19,6 +19,8 @@ mod vm;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use limafs_driver::VmEvent;
 
 use crate::status::{Goal, State, Verb};
@@ -92,6 +94,8 @@ pub struct Machine {
     /// Why this end of the VM is not a clean one.
     pub verdict: Vec<String>,
     pub step: Option<Step>,
+    /// What those who work beside the guest cannot do now.
+    pub troubles: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl Default for Machine {
@@ -112,6 +116,7 @@ impl Default for Machine {
             complaint: None,
             verdict: Vec::new(),
             step: None,
+            troubles: BTreeMap::new(),
         }
     }
 }
@@ -136,6 +141,8 @@ pub enum Event {
     Done(Vec<String>),
     /// The guest is not ready and may not become so; tried for further, slowly.
     Late(String),
+    /// What somebody who works beside the guest cannot do now; nothing when all is well again.
+    Trouble(&'static str, Vec<String>),
     Vm(VmEvent),
     Called(Call, Result<(), String>),
     Stopped(Result<(), String>),
@@ -188,6 +195,7 @@ pub fn step(machine: &Machine, event: Event) -> (Machine, Vec<Action>) {
         Event::Adopt(found) => adopt::apply(&mut next, found),
         Event::Vm(event) => vm::apply(&mut next, event),
         Event::Called(call, result) => on_called(&mut next, call, result),
+        Event::Trouble(who, what) => on_trouble(&mut next, who, what),
         Event::Stopped(result) => on_stopped(&mut next, result),
         Event::Killed(result) => on_killed(&mut next, result),
         event => boot::apply(&mut next, event),
@@ -220,6 +228,7 @@ impl Machine {
 
     fn errors_of_guest(&self) -> Vec<String> {
         let mut errors = self.failures.clone();
+        errors.extend(self.troubles.values().flatten().cloned());
         if self.panicked {
             errors.push("the guest's kernel panicked".into());
         }
@@ -229,7 +238,8 @@ impl Machine {
         errors
     }
 
-    fn is_live(&self) -> bool {
+    /// There is a VM that is not being ended.
+    pub fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Waiting | Phase::Up | Phase::Paused)
     }
 
@@ -311,6 +321,14 @@ fn on_refused_call(machine: &mut Machine, call: Call, why: String) -> Vec<Action
         Call::Resume if machine.phase == Phase::Paused => machine.goal = Goal::Paused,
         Call::Pause if machine.goal == Goal::Paused && machine.phase != Phase::Paused => machine.goal = Goal::Running,
         _ => {}
+    }
+    vec![]
+}
+
+fn on_trouble(machine: &mut Machine, who: &'static str, what: Vec<String>) -> Vec<Action> {
+    match what.is_empty() || !machine.vm {
+        true => drop(machine.troubles.remove(who)),
+        false => drop(machine.troubles.insert(who, what)),
     }
     vec![]
 }

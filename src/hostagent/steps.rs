@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use limafs_driver::Driver;
+use limafs_driver::{Config, Driver};
 use tokio::sync::mpsc;
 
 use super::actor::Facts;
+use super::line::Line;
 use super::ready::user_probes::UserProbe;
-use super::ssh::Login;
 use super::state::Event;
 use crate::error::Result;
 use crate::store::Record;
@@ -18,14 +18,21 @@ use crate::store::Record;
 pub struct Prepared {
     pub driver: Arc<dyn Driver>,
     pub facts: Facts,
-    /// How to reach the guest; `None` for a VM without one, which is ready at once.
-    pub login: Option<Login>,
-    /// Nothing of ours runs in the guest: ssh is all there is to wait for.
-    pub plain: bool,
+    /// As it was filled for this start; what could be read of it when a running VM is taken up.
+    pub config: Arc<Config>,
+    /// The way to the guest; `None` for a VM without one, which is ready at once.
+    pub line: Option<Arc<Line>>,
     /// The guest reports its boot by itself.
     pub push: bool,
     /// What lima.yaml itself asks the guest before it counts as ready.
     pub probes: Vec<UserProbe>,
+}
+
+impl Prepared {
+    /// Nothing of ours runs in the guest: ssh is all there is to wait for.
+    pub fn is_plain(&self) -> bool {
+        self.config.plain == Some(true)
+    }
 }
 
 #[async_trait]

@@ -9,6 +9,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::actor::Actor;
+use super::guest::Company;
 use super::state::{Action, Call};
 use super::steps::Prepared;
 use crate::error::{Error, Result};
@@ -172,8 +173,23 @@ impl Actor {
         });
     }
 
+    /// Sees to it that a guest has company.
+    pub(super) fn accompany(&mut self) {
+        if self.company.is_some() || !self.machine.is_live() {
+            return;
+        }
+        let Some(prepared) = &self.prepared else { return };
+        self.company = Company::begin(prepared);
+        if let Some(line) = &prepared.line
+            && self.machine.settled
+        {
+            line.begin();
+        }
+    }
+
     fn forget(&mut self) {
         self.abandon_ready();
+        self.company = None;
         self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill));
         self.vm = None;
         self.facts.driver_pid = None;

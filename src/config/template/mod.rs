@@ -24,7 +24,7 @@ impl Default for Fuel {
     }
 }
 
-/// The longest reason given for refusing a text, bytes.
+/// The longest reason given for refusing a text, characters.
 const MOST_REASON: usize = 500;
 
 /// How deep blocks and parentheses may nest.
@@ -40,9 +40,9 @@ pub fn expand(text: &str, root: &Value, fuel: &mut Fuel) -> Result<String, Strin
 
 /// Reasons quote words of the text, which may be as long as the text.
 fn shortened(mut why: String) -> String {
-    if why.len() > MOST_REASON {
-        why.truncate(why.floor_char_boundary(MOST_REASON));
-        why.push('…');
+    if let Some((end, _)) = why.char_indices().nth(MOST_REASON) {
+        why.truncate(end);
+        why.push_str("...");
     }
     why
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use limafs_driver::{Driver, Info, Instance, Vm};
+use limafs_driver::{Config, Driver, Info, Instance, Vm};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
 use crate::hostagent::actor::Facts;
+use crate::hostagent::line::Line;
+use crate::hostagent::ssh::tests::connect;
 use crate::hostagent::ssh::tests::guest::{Guest, Manners};
 
 const IID: &str = "iid-1";
@@ -47,18 +49,23 @@ impl Driver for Nothing {
 struct Wait {
     told: mpsc::Receiver<Event>,
     lines: mpsc::Sender<String>,
-    _task: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
 impl Wait {
     fn begin(login: Option<Login>, push: bool, plain: bool) -> Self {
         let facts = Facts { iid: IID.into(), ..Facts::default() };
-        let prepared = Prepared { driver: Arc::new(Nothing), facts, login, plain, push, probes: vec![] };
+        let line = login.map(|login| Arc::new(Line::new(login)));
+        let config = Arc::new(Config { plain: Some(plain), ..Config::default() });
+        let prepared = Prepared { driver: Arc::new(Nothing), facts, config, line: line.clone(), push, probes: vec![] };
         let (tell, told) = mpsc::channel(64);
         let (lines, received) = mpsc::channel(64);
-        let mut task = JoinSet::new();
-        task.spawn(async move { await_guest(&prepared, received, &tell).await });
-        Self { told, lines, _task: task }
+        let mut tasks = JoinSet::new();
+        if let Some(line) = line {
+            tasks.spawn(async move { line.keep(&mpsc::channel(1).0).await });
+        }
+        tasks.spawn(async move { await_guest(&prepared, received, &tell).await });
+        Self { told, lines, _tasks: tasks }
     }
 
     async fn say(&self, line: &str) {
@@ -155,7 +162,7 @@ async fn x22_a_changed_host_key_is_told_of_at_once_and_nobody_logs_in() {
     let guest = Guest::start(Manners::default()).await;
     let impostor = Guest::start(Manners::default()).await;
     let login = guest.login().await;
-    let session = crate::hostagent::ssh::tests::connect(&login, Duration::from_secs(20)).await.unwrap();
+    let session = connect(&login, Duration::from_secs(20)).await.unwrap();
     session.trust(&login).unwrap();
     let mut wait = Wait::begin(Some(Login { port: impostor.port, ..login }), false, true);
     let Some(Event::Late(why)) = wait.next().await else { panic!("not told") };
@@ -176,10 +183,11 @@ async fn a_probe_is_tried_again_and_at_last_told_with_its_hint() {
     let config = limafs_driver::Config { probes: Some(vec![probe]), ..limafs_driver::Config::default() };
     let limits = user_probes::Limits { patience: Duration::from_secs(1), pause: Duration::from_millis(50) };
     let (tell, mut told) = mpsc::channel(64);
-    let (mut session, probes) = (None, user_probes::of(&config).unwrap());
+    let probes = user_probes::of(&config).unwrap();
+    let line = Line::new(login.clone());
     // The handshake is slow on a busy machine, and no part of what is tried here.
-    connect(&login, &mut session).await.unwrap();
-    let failures = user_probes::run(&probes, &login, &mut session, limits, &tell).await;
+    line.offer(connect(&login, Duration::from_secs(20)).await.unwrap());
+    let failures = user_probes::run(&probes, &line, limits, &tell).await;
     drop(tell);
     assert_eq!(failures, ["probe docker: failed with exit code 4; see the log"]);
     let step = Step::named("waiting for probe docker");

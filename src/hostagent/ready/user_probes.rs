@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use limafs_driver::Config;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{close, connect, say};
+use super::say;
 use crate::cidata;
 use crate::error::Result;
-use crate::hostagent::ssh::{Login, Session};
+use crate::hostagent::line::Line;
 use crate::hostagent::state::{Event, Step};
 
 /// Reads the interpreter's line, then `KEY=VALUE` lines up to an empty one; the rest is the interpreter's. Shells read
@@ -19,6 +19,8 @@ const COMMAND: &str = "sh -c 'set -f; IFS= read -r program; \
      while IFS= read -r line && [ -n \"$line\" ]; do export \"$line\"; done; exec $program'";
 /// Of one run.
 const RUN: Duration = Duration::from_secs(120);
+/// How long an attempt waits for a line that was lost.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// How long and how often a probe is tried; Lima's.
 pub const LIMITS: Limits = Limits { patience: Duration::from_secs(600), pause: Duration::from_secs(3) };
@@ -56,34 +58,22 @@ pub fn of(config: &Config) -> Result<Vec<UserProbe>> {
 }
 
 /// Waits for one probe after the other; a sentence for each that does not succeed in time.
-pub async fn run(
-    probes: &[UserProbe],
-    login: &Login,
-    session: &mut Option<Session>,
-    limits: Limits,
-    tell: &mpsc::Sender<Event>,
-) -> Vec<String> {
+pub async fn run(probes: &[UserProbe], line: &Line, limits: Limits, tell: &mpsc::Sender<Event>) -> Vec<String> {
     let mut failures = Vec::new();
     for probe in probes {
-        failures.extend(probe.wait(login, session, limits, tell).await);
+        failures.extend(probe.wait(line, limits, tell).await);
     }
     failures
 }
 
 impl UserProbe {
     /// `None` once the script has succeeded; else why it did not.
-    async fn wait(
-        &self,
-        login: &Login,
-        session: &mut Option<Session>,
-        limits: Limits,
-        tell: &mpsc::Sender<Event>,
-    ) -> Option<String> {
+    async fn wait(&self, line: &Line, limits: Limits, tell: &mpsc::Sender<Event>) -> Option<String> {
         let deadline = Instant::now() + limits.patience;
         let mut step = Step::named(format!("waiting for probe {}", self.description));
         loop {
             say(tell, Event::Step(step.clone())).await;
-            let why = match self.attempt(login, session).await {
+            let why = match self.attempt(line).await {
                 Ok(0) => return None,
                 Ok(code) => format!("failed with exit code {code}"),
                 Err(why) => why,
@@ -97,14 +87,11 @@ impl UserProbe {
         }
     }
 
-    async fn attempt(&self, login: &Login, session: &mut Option<Session>) -> std::result::Result<u32, String> {
-        let open = connect(login, session).await.ok_or("ssh does not answer")?;
-        match open.exec_with(COMMAND, &self.input, RUN).await {
+    async fn attempt(&self, line: &Line) -> std::result::Result<u32, String> {
+        let session = timeout(ANSWER, line.session()).await.map_err(|_| "ssh does not answer")?;
+        match session.exec_with(COMMAND, &self.input, RUN).await {
             Ok(output) => output.exit.ok_or_else(|| "was ended by a signal".into()),
-            Err(fault) => {
-                close(session.take()).await;
-                Err(fault.to_string())
-            }
+            Err(fault) => Err(fault.to_string()),
         }
     }
 

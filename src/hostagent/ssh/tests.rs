@@ -20,7 +20,9 @@ async fn a_command_runs_and_its_output_and_exit_code_come_back() {
     let session = connect(&login, LONG).await.unwrap();
     let output = session.exec("hello 3", LONG).await.unwrap();
     assert_eq!(output, Output { exit: Some(3), stdout: "hello 3".into() });
-    session.close().await;
+    session.shut();
+    timeout(LONG, session.closed()).await.unwrap();
+    assert!(!session.is_open());
 }
 
 #[tokio::test]

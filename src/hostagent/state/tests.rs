@@ -56,6 +56,29 @@ fn a_failed_script_means_degraded() {
 }
 
 #[test]
+fn a_trouble_beside_the_guest_is_told_until_it_is_over() {
+    let trouble = |what: &[&str]| Event::Trouble("ssh", what.iter().map(|what| (*what).to_owned()).collect());
+    let (machine, _) = after(with(booted(), [trouble(&["it hung up"])]));
+    assert_eq!((machine.state(), machine.errors()), (State::Degraded, vec!["it hung up".to_owned()]));
+    let (machine, _) = step(&machine, trouble(&[]));
+    assert_eq!((machine.state(), machine.errors()), (State::Running, vec![]));
+}
+
+#[test]
+fn a_trouble_during_the_boot_is_not_forgotten_at_its_end() {
+    let early = [Event::Verb(Verb::Start), Event::Prepared, Event::Launched, Event::Ssh];
+    let (machine, _) = after(with(early.into(), [Event::Trouble("x", vec!["no".into()]), Event::Done(vec![])]));
+    assert_eq!((machine.state(), machine.errors()), (State::Degraded, vec!["no".to_owned()]));
+}
+
+#[test]
+fn troubles_end_with_the_vm() {
+    let late = Event::Trouble("ssh", vec!["it hung up".into()]);
+    let (machine, _) = after(with(booted(), [late.clone(), exited(true, ""), late]));
+    assert_eq!((machine.state(), machine.errors()), (State::Stopped, vec![]));
+}
+
+#[test]
 fn a_late_guest_is_degraded_and_heals() {
     let late = [Event::Verb(Verb::Start), Event::Prepared, Event::Launched, Event::Late("no ssh".into())];
     assert_eq!(after(late.clone()).0.state(), State::Degraded);

@@ -79,6 +79,7 @@ fn on_reset(machine: &mut Machine) -> Vec<Action> {
     machine.settled = false;
     machine.panicked = false;
     machine.failures.clear();
+    machine.troubles.clear();
     if machine.phase == Phase::Paused {
         return vec![];
     }

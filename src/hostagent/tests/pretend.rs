@@ -176,8 +176,8 @@ impl Pretence {
         Prepared {
             driver: Arc::clone(&self.driver) as _,
             facts,
-            login: None,
-            plain: false,
+            config: Arc::default(),
+            line: None,
             push: false,
             probes: vec![],
         }
