@@ -8,11 +8,11 @@ pub fn warn(filled: &Config, warnings: &mut Remarks) {
     let containerd = |switch: Option<bool>| switch == Some(true);
     let (system, user) = filled.containerd.as_ref().map_or((None, None), |c| (c.system, c.user));
     let forwards = filled.port_forwards.iter().flatten().any(|rule| rule.ignore != Some(true));
-    let mounts = has_any(&filled.mounts) && filled.mount_type.as_deref() != Some("9p");
+    let inotify = filled.mount_inotify == Some(true) && has_any(&filled.mounts);
     for (field, is_asked, why) in [
         ("containerd.system", containerd(system), "containerd is not set up yet by limafs"),
         ("containerd.user", containerd(user), "containerd is not set up yet by limafs"),
-        ("mounts", mounts, "directories are shared only with mountType 9p yet by limafs"),
+        ("mountInotify", inotify, "changes on the host are not announced in the guest yet by limafs"),
         ("portForwards", forwards, "no port but that of ssh is forwarded yet by limafs"),
         ("copyToHost", has_any(&filled.copy_to_host), "nothing is copied yet by limafs"),
     ] {

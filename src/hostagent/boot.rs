@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::actor::Facts;
 use super::line::Line;
+use super::mounts::Mounts;
 use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
@@ -165,7 +166,8 @@ impl Boot {
         // What a guest reported to an earlier hostagent it does not report again.
         let push = is_fresh && !info.boot_port.is_empty();
         let probes = user_probes::of(&instance.config)?;
-        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, push, probes })
+        let mounts = Arc::new(Mounts::of(&instance.config));
+        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, mounts, push, probes })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::line::Line;
+use super::mounts;
 use super::state::Event;
 use super::steps::Prepared;
 
@@ -22,6 +23,9 @@ impl Company {
         let line = Arc::clone(prepared.line.as_ref()?);
         let (tell, news) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
+        if !prepared.mounts.is_empty() {
+            tasks.spawn(mounts::keep(Arc::clone(&prepared.mounts), Arc::clone(&line), tell.clone()));
+        }
         tasks.spawn(keep(line, tell));
         Some(Self { news, _tasks: tasks })
     }

@@ -1,14 +1,23 @@
 //! Directories of the host in a real guest.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::common::{Case, Fleet, Outcome};
+use rustix::process::Signal;
+
+use crate::common::{Case, Failed, Fleet, Outcome, procs, secs, wait_for, wait_until};
 use crate::guest::{FAST_BOOT, boot, generic, mounting, ssh, stop};
 use crate::{cases, ensure, same};
 
 pub fn cases() -> Vec<Case> {
-    cases![nine_p_shows_directories_and_only_them, a_kernel_without_9p_makes_a_degraded_instance_that_names_the_mount]
+    cases![
+        nine_p_shows_directories_and_only_them,
+        a_kernel_without_9p_makes_a_degraded_instance_that_names_the_mount,
+        reverse_sshfs_shows_directories_and_only_them,
+        reverse_sshfs_is_mounted_again_after_a_kill_and_an_sshd_that_starts_anew,
+        reverse_sshfs_that_cannot_be_is_told_with_what_it_said,
+    ]
 }
 
 /// Two mount entries, the first of which is writable. What is not there is made by the first start.
@@ -90,5 +99,89 @@ fn a_kernel_without_9p_makes_a_degraded_instance_that_names_the_mount() -> Outco
     ensure!(error.contains("9p mount /mnt/ro failed with exit code"), "{error}");
     ensure!(fleet.root().join("a,b").is_dir() && fleet.root().join("ro").is_dir(), "they were not made");
     fleet.ok("echo kill > foo/state")?;
-    fleet.wait_state("foo", "Stopped", crate::common::secs(10))
+    fleet.wait_state("foo", "Stopped", secs(10))
+}
+
+fn sshfs(fleet: &Fleet) -> Result<String, Failed> {
+    mounting(&format!("mountType: reverse-sshfs\n{}", entries(fleet)))
+}
+
+/// The mount points over ssh, as the guest has them.
+fn mounted(fleet: &Fleet) -> Result<String, Failed> {
+    ssh(fleet, "foo", "awk '$3 == \"fuse.sshfs\" {print $2}' /proc/mounts | sort")
+}
+
+const BOTH: &str = "/mnt/a\\040b\n/mnt/ro";
+
+fn reverse_sshfs_shows_directories_and_only_them() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    furnish(&fleet)?;
+    fleet.create("foo", &sshfs(&fleet)?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(mounted(&fleet)?, BOTH);
+    check(&fleet)?;
+    digest(&fleet)?;
+    // Bytes, whatever they mean.
+    ssh(&fleet, "foo", "cd '/mnt/a b' && printf x > \"$(printf 'caf\\351')\"")?;
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9");
+    ensure!(fleet.root().join("a,b").join(name).exists(), "there is no such name");
+    // The host's root serves, but nothing of the guest's may become its programs.
+    ssh(&fleet, "foo", "cd '/mnt/a b' && cp /bin/true . && chmod 6755 true")?;
+    same!(fleet.root().join("a,b/true").metadata()?.permissions().mode() & 0o7777, 0o755);
+    let quiet = "sync; cd '/mnt/a b' && (echo last > last; sleep 1000 </dev/null >/dev/null 2>&1 &)";
+    ssh(&fleet, "foo", quiet)?;
+    stop(&fleet, "foo")?;
+    same!(fs::read_to_string(fleet.root().join("a,b/last"))?, "last\n");
+    Ok(())
+}
+
+/// Waits until both are mounted and what is written there arrives.
+fn works(fleet: &Fleet, word: &str) -> Outcome {
+    wait_until(&format!("mounts {word}"), secs(60), || mounted(fleet).is_ok_and(|found| found == BOTH))?;
+    let written = format!("echo {word} > '/mnt/a b/word' && cat /mnt/ro/sub/file");
+    wait_until(word, secs(30), || ssh(fleet, "foo", &written).is_ok_and(|out| out == "from the host"))?;
+    same!(fs::read_to_string(fleet.root().join("a,b/word"))?, format!("{word}\n"));
+    Ok(())
+}
+
+fn reverse_sshfs_is_mounted_again_after_a_kill_and_an_sshd_that_starts_anew() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    furnish(&fleet)?;
+    fleet.create("foo", &sshfs(&fleet)?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    works(&fleet, "first")?;
+    let pid = wait_for("a hostagent to kill", secs(5), || fleet.hostagent("foo"))?;
+    procs::signal(pid, Signal::KILL);
+    wait_until("another hostagent", secs(20), || fleet.hostagent("foo").is_some_and(|other| other != pid))?;
+    works(&fleet, "after the kill")?;
+    same!(fleet.state("foo"), "Running");
+    // The session ends with its sshd, and the next one mounts.
+    ssh(&fleet, "foo", "sudo pkill -f 'sshd: .*@notty' || true").ok();
+    works(&fleet, "after a lost session")?;
+    wait_until("Running", secs(30), || fleet.state("foo") == "Running")?;
+    // Unmounted by somebody in the guest, it comes back by itself.
+    ssh(&fleet, "foo", "fusermount3 -u /mnt/ro")?;
+    works(&fleet, "after an unmount")?;
+    wait_until("Running again", secs(30), || fleet.state("foo") == "Running")?;
+    same!(fleet.read("foo/error"), "");
+    stop(&fleet, "foo")
+}
+
+fn reverse_sshfs_that_cannot_be_is_told_with_what_it_said() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    furnish(&fleet)?;
+    let more = "provision:\n- mode: boot\n  script: mv /usr/bin/sshfs /usr/bin/sshfs.away\n\
+                - {mode: dependency, script: 'true', skipDefaultDependencyResolution: true}\n";
+    fleet.create("foo", &format!("{}{more}", sshfs(&fleet)?))?;
+    fleet.ok("echo start > foo/state")?;
+    fleet.wait_state("foo", "Degraded", FAST_BOOT)?;
+    let root = fleet.root().display();
+    let error = fleet.read("foo/error");
+    ensure!(error.contains(&format!("mount /mnt/ro of {root}/ro: sshfs is not installed")), "{error}");
+    // Once it is there, it is mounted without anybody's doing.
+    ssh(&fleet, "foo", "sudo mv /usr/bin/sshfs.away /usr/bin/sshfs")?;
+    fleet.wait_state("foo", "Running", secs(60))?;
+    works(&fleet, "healed")?;
+    fleet.ok("echo kill > foo/state")?;
+    fleet.wait_state("foo", "Stopped", secs(10))
 }

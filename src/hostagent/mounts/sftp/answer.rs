@@ -10,7 +10,7 @@ use rustix::io::{Errno, Result, pread, pwrite};
 use rustix::process::{Gid, Uid};
 
 use super::FRAME_MAX;
-use super::open::{OPEN_MAX, Open, Opens};
+use super::open::{Open, Opens};
 use super::tree::Tree;
 use super::wire::{Attrs, Code, Entry, Flags, Reply, Request, encode, parse};
 
@@ -25,8 +25,8 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(tree: Tree) -> Self {
-        Self { tree, opens: Opens::default() }
+    pub fn new(tree: Tree, limit: usize) -> Self {
+        Self { tree, opens: Opens::new(limit) }
     }
 
     /// The reply to a frame, as a frame; `None` to what is none.
@@ -74,7 +74,7 @@ impl Server {
             Request::FstatVfs(id) => fstatvfs(self.opens.file(id)?).map(space),
             Request::Limits => {
                 let (frame, data) = (FRAME_MAX.into(), DATA_MAX.into());
-                Ok(Reply::Numbers(vec![frame, data, data, OPEN_MAX as u64]))
+                Ok(Reply::Numbers(vec![frame, data, data, self.opens.limit() as u64]))
             }
             Request::Unknown => Err(Errno::NOSYS),
         }

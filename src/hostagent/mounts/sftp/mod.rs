@@ -29,11 +29,11 @@ const FRAME_MAX: u32 = 256 << 10;
 const BUFFER: usize = 64 << 10;
 
 /// Serves a tree until the client hangs up, which is success, or says what is no SFTP. Requests are answered in their
-/// order, as the protocol asks for those on one file.
-pub async fn serve(tree: Tree, stream: impl AsyncRead + AsyncWrite) -> io::Result<()> {
+/// order, as the protocol asks for those on one file. The client may have `limit` files and directories open.
+pub async fn serve(tree: Tree, limit: usize, stream: impl AsyncRead + AsyncWrite) -> io::Result<()> {
     let (input, mut output) = tokio::io::split(stream);
     let mut input = std::pin::pin!(BufReader::with_capacity(BUFFER, input));
-    let mut server = Server::new(tree);
+    let mut server = Server::new(tree, limit);
     while let Some(frame) = frame(&mut input).await? {
         // Cancel-safe enough: a request that is being carried out when this future is dropped is carried out.
         let (next, reply) = tokio::task::spawn_blocking(move || {

@@ -6,9 +6,6 @@ use std::os::fd::OwnedFd;
 use rustix::fs::Dir;
 use rustix::io::{Errno, Result};
 
-/// As many as OpenSSH's server lets a client have where its own limits allow.
-pub const OPEN_MAX: usize = 4096;
-
 /// Never given out twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id(pub u64);
@@ -18,15 +15,23 @@ pub enum Open {
     Dir(Dir),
 }
 
-#[derive(Default)]
 pub struct Opens {
     all: HashMap<Id, Open>,
     last: u64,
+    limit: usize,
 }
 
 impl Opens {
+    pub fn new(limit: usize) -> Self {
+        Self { all: HashMap::new(), last: 0, limit }
+    }
+
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     pub fn add(&mut self, open: Open) -> Result<Id> {
-        if self.all.len() >= OPEN_MAX {
+        if self.all.len() >= self.limit {
             return Err(Errno::MFILE);
         }
         self.last += 1;

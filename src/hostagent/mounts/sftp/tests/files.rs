@@ -8,7 +8,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::*;
-use crate::hostagent::mounts::sftp::open::OPEN_MAX;
+use crate::hostagent::mounts::sftp::answer::Server;
 
 /// Bytes that differ wherever a piece of them could be misplaced.
 fn pattern(length: usize) -> Vec<u8> {
@@ -152,27 +152,13 @@ async fn pipes_of_the_host_are_not_opened() {
 
 #[tokio::test]
 async fn a_client_has_a_bounded_number_of_files_open() {
-    let mut served = Served::new(true);
-    let mut server = super::super::answer::Server::new(served.tree());
-    // The process may have fewer descriptors than a client may have handles.
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    rustix::process::setrlimit(
-        rustix::process::Resource::Nofile,
-        rustix::process::Rlimit { current: limit, maximum: limit },
-    )
-    .unwrap();
+    let served = Served::new(true);
+    let mut server = Server::new(served.tree(), LIMIT);
     let open = hostile::frame(11, 1, &[hostile::text(b"sub")]);
-    let mut handles = Vec::new();
-    loop {
-        let reply = server.answer(&open).unwrap();
-        match reply[4] {
-            102 => handles.push(reply[9..].to_vec()),
-            _ => break,
-        }
-    }
-    assert!(handles.len() <= OPEN_MAX && handles.len() >= OPEN_MAX.min(200), "{}", handles.len());
-    let close = hostile::frame(4, 1, &[handles.pop().unwrap()]);
+    let replies: Vec<Vec<u8>> = (0..LIMIT).map(|_| server.answer(&open).unwrap()).collect();
+    assert!(replies.iter().all(|reply| reply[4] == 102));
+    assert_eq!(hostile::status(&server.answer(&open).unwrap()), 4);
+    let close = hostile::frame(4, 1, &[replies[7][9..].to_vec()]);
     assert_eq!(hostile::status(&server.answer(&close).unwrap()), 0);
     assert_eq!(server.answer(&open).unwrap()[4], 102);
-    served.servers.abort_all();
 }

@@ -32,7 +32,7 @@ pub fn status(reply: &[u8]) -> u8 {
 #[test]
 fn names_are_bytes_and_no_utf_8() {
     let served = Served::new(true);
-    let mut server = Server::new(served.tree());
+    let mut server = Server::new(served.tree(), LIMIT);
     let name = b"caf\xe9\xff";
     let open = frame(3, 7, &[text(name), number(2 | 8), number(0)]);
     let handle = server.answer(&open).unwrap()[9..].to_vec();
@@ -55,7 +55,7 @@ fn names_are_bytes_and_no_utf_8() {
 #[test]
 fn a_name_with_nul_or_too_long_is_refused() {
     let served = Served::new(true);
-    let mut server = Server::new(served.tree());
+    let mut server = Server::new(served.tree(), LIMIT);
     let long = vec![b'x'; 5000];
     for name in [&b"a\0b"[..], &long, &vec![b'x'; 256], &b"/x".repeat(5000)] {
         for kind in [7, 11, 13, 15, 17, 19] {
@@ -67,7 +67,7 @@ fn a_name_with_nul_or_too_long_is_refused() {
 #[test]
 fn a_handle_that_was_never_given_is_refused() {
     let served = Served::new(true);
-    let mut server = Server::new(served.tree());
+    let mut server = Server::new(served.tree(), LIMIT);
     let dir = server.answer(&frame(11, 1, &[text(b"/")])).unwrap()[9..].to_vec();
     // Of a directory, where one of a file is needed.
     let read = frame(5, 1, &[dir, vec![0; 8], number(10)]);
@@ -83,7 +83,7 @@ fn a_handle_that_was_never_given_is_refused() {
 fn a_read_of_everything_is_answered_with_a_bounded_piece() {
     let served = Served::new(true);
     fs::File::create(served.path("sparse")).unwrap().set_len(1 << 40).unwrap();
-    let mut server = Server::new(served.tree());
+    let mut server = Server::new(served.tree(), LIMIT);
     let open = frame(3, 1, &[text(b"sparse"), number(1), number(0)]);
     let handle = server.answer(&open).unwrap()[9..].to_vec();
     let read = |offset: u64| frame(5, 2, &[handle.clone(), offset.to_be_bytes().to_vec(), number(u32::MAX)]);
@@ -98,7 +98,7 @@ async fn a_frame_that_is_too_long_ends_the_session() {
     let served = Served::new(true);
     let (mut ours, theirs) = tokio::io::duplex(1 << 10);
     ours.write_all(&[0xff; 8]).await.unwrap();
-    let error = serve(served.tree(), theirs).await.unwrap_err();
+    let error = serve(served.tree(), LIMIT, theirs).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
 }
 
@@ -109,7 +109,7 @@ async fn a_client_that_hangs_up_in_the_middle_has_ended() {
         let (mut ours, theirs) = tokio::io::duplex(1 << 10);
         ours.write_all(bytes).await.unwrap();
         drop(ours);
-        serve(served.tree(), theirs).await.unwrap();
+        serve(served.tree(), LIMIT, theirs).await.unwrap();
     }
 }
 
@@ -141,7 +141,7 @@ proptest! {
     )) {
         let served = Served::new(false);
         let before = served.everything();
-        let mut server = Server::new(served.tree());
+        let mut server = Server::new(served.tree(), LIMIT);
         for (kind, rest) in frames {
             let frame = [&[kind][..], &rest].concat();
             match server.answer(&frame) {

@@ -17,6 +17,8 @@ use tokio::task::JoinSet;
 
 use super::{Tree, serve};
 
+const LIMIT: usize = 100;
+
 /// A directory that is served, with things beside it that must stay out of reach.
 ///
 /// ```text
@@ -58,7 +60,7 @@ impl Served {
     fn stream(&mut self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let tree = self.tree();
-        self.servers.spawn(async move { serve(tree, theirs).await.unwrap() });
+        self.servers.spawn(async move { serve(tree, LIMIT, theirs).await.unwrap() });
         ours
     }
 

@@ -37,7 +37,7 @@ async fn its_client_reads_writes_and_renames() {
     let tree = served.tree();
     served.servers.spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        serve(tree, stream).await.unwrap();
+        serve(tree, LIMIT, stream).await.unwrap();
     });
     // Joins its own input and output to the port, as a server program would have them.
     let bridge = served.dir.path().join("bridge");
