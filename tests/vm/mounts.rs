@@ -11,13 +11,15 @@ use crate::guest::{FAST_BOOT, boot, generic, mounting, ssh, stop};
 use crate::{cases, ensure, same};
 
 pub fn cases() -> Vec<Case> {
-    cases![
+    let mut all = cases![
         nine_p_shows_directories_and_only_them,
         a_kernel_without_9p_makes_a_degraded_instance_that_names_the_mount,
         reverse_sshfs_shows_directories_and_only_them,
         reverse_sshfs_is_mounted_again_after_a_kill_and_an_sshd_that_starts_anew,
         reverse_sshfs_that_cannot_be_is_told_with_what_it_said,
-    ]
+    ];
+    all.extend(cases![needing(lacks_virtiofsd): virtiofs_shows_directories_and_only_them]);
+    all
 }
 
 /// Two mount entries, the first of which is writable. What is not there is made by the first start.
@@ -87,7 +89,61 @@ fn nine_p_shows_directories_and_only_them() -> Outcome {
     same!(ssh(&fleet, "foo", "awk '$3 == \"9p\" {print $2}' /proc/mounts")?, "/mnt/a\\040b\n/mnt/ro");
     check(&fleet)?;
     digest(&fleet)?;
+    cannot_be_made_writable(&fleet, "9p", "trans=virtio,version=9p2000.L")?;
     stop(&fleet, "foo")
+}
+
+/// What is only read is so on the host's side: the guest's root mounts it otherwise, in vain.
+fn cannot_be_made_writable(fleet: &Fleet, kind: &str, options: &str) -> Outcome {
+    let again = format!(
+        "tag=$(awk '$2 == \"/mnt/ro\" {{print $1}}' /proc/mounts); \
+         sudo umount /mnt/ro && sudo mount -t {kind} -o rw,{options} $tag /mnt/ro && cat /mnt/ro/sub/file"
+    );
+    same!(ssh(fleet, "foo", &again)?, "from the host");
+    let told = ssh(fleet, "foo", "sudo touch /mnt/ro/sub/new 2>&1 || true")?;
+    ensure!(told.contains("cannot touch"), "{told}");
+    ensure!(!fleet.root().join("ro/sub/new").exists(), "it was written to");
+    Ok(())
+}
+
+const VIRTIOFSD: &str = "LIMAFS_TEST_VIRTIOFSD";
+
+fn lacks_virtiofsd() -> Option<String> {
+    let missing = std::env::var_os(VIRTIOFSD).is_none();
+    missing.then(|| format!("{VIRTIOFSD} names no virtiofsd (the one in Rust, with options if need be)"))
+}
+
+/// Describes the program as a distribution's package would, in the home that the fleet has.
+fn describe_virtiofsd(fleet: &Fleet) -> Outcome {
+    let dir = fleet.root().join(".local/share/qemu/vhost-user");
+    fs::create_dir_all(&dir)?;
+    let binary = dir.join("virtiofsd");
+    fs::write(&binary, format!("#!/bin/sh\nexec {} \"$@\"\n", std::env::var(VIRTIOFSD).unwrap_or_default()))?;
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
+    let text = serde_json::json!({ "description": "virtiofsd", "type": "fs", "binary": binary }).to_string();
+    Ok(fs::write(dir.join("50-virtiofsd.json"), text)?)
+}
+
+fn virtiofs_shows_directories_and_only_them() -> Outcome {
+    let fleet = Fleet::unmounted()?;
+    describe_virtiofsd(&fleet)?;
+    fleet.mount()?;
+    furnish(&fleet)?;
+    fleet.create("foo", &generic(&format!("mountType: virtiofs\n{}", entries(&fleet)))?)?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(ssh(&fleet, "foo", "awk '$3 == \"virtiofs\" {print $2}' /proc/mounts")?, "/mnt/a\\040b\n/mnt/ro");
+    check(&fleet)?;
+    digest(&fleet)?;
+    cannot_be_made_writable(&fleet, "virtiofs", "defaults")?;
+    let pid = wait_for("a hostagent to kill", secs(5), || fleet.hostagent("foo"))?;
+    procs::signal(pid, Signal::KILL);
+    wait_until("another hostagent", secs(20), || fleet.hostagent("foo").is_some_and(|other| other != pid))?;
+    same!(ssh(&fleet, "foo", "cat /mnt/ro/sub/file")?, "from the host");
+    stop(&fleet, "foo")?;
+    let left = || fleet.ok("pgrep -fc -- --socket-path=$H || true").is_ok_and(|count| count == "0");
+    wait_until("no virtiofsd is left", secs(10), left)?;
+    same!(fleet.ok("ls $H/foo | grep -c 'virtiofsd-.*sock' || true")?, "0");
+    Ok(())
 }
 
 fn a_kernel_without_9p_makes_a_degraded_instance_that_names_the_mount() -> Outcome {

@@ -36,6 +36,7 @@ pub(crate) fn plan(
         ssh_port: instance.ssh_local_port,
         mac: mac_address(&machine_id(), &dir.to_string_lossy()),
         shares: configure::shares(&instance.config),
+        virtiofs: configure::virtiofs(instance),
         accelerator: accelerator.name.clone(),
         program: program.words,
         version: program.version,
