@@ -82,6 +82,10 @@ impl Steps for Boot {
         let mut prepared = self.prepared(driver, &instance, identity, iid, false).await?;
         let record = record.filter(|record| record.boot_id == store::boot_id());
         prepared.facts.started = record.and_then(|record| record.started.clone());
+        if is_mounted_otherwise(&prepared) {
+            tracing::warn!("mountType has been changed since the start: nothing is mounted before the next one");
+            prepared.mounts = Arc::new(Mounts::of(&Config::default()));
+        }
         Ok(prepared)
     }
 
@@ -183,6 +187,12 @@ impl Boot {
             options: guest::ssh_options(&instance.config),
         }
     }
+}
+
+/// Whether a running VM was started with another type of mounts than lima.yaml has now.
+fn is_mounted_otherwise(prepared: &Prepared) -> bool {
+    let started = prepared.facts.started.as_ref();
+    started.is_some_and(|started| started.differing(&prepared.config).iter().any(|field| field == "mountType"))
 }
 
 async fn step(tell: &mpsc::Sender<Event>, name: &str) {

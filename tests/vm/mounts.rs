@@ -172,10 +172,14 @@ const BOTH: &str = "/mnt/a\\040b\n/mnt/ro";
 fn reverse_sshfs_shows_directories_and_only_them() -> Outcome {
     let fleet = Fleet::mounted()?;
     furnish(&fleet)?;
-    fleet.create("foo", &sshfs(&fleet)?)?;
+    let root = fleet.root().display();
+    let fresh = "sshfs: {cache: false, followSymlinks: true}";
+    let third = format!("- {{location: {root}/ro, mountPoint: /mnt/fresh, {fresh}}}\n");
+    fleet.create("foo", &format!("{}{third}", sshfs(&fleet)?))?;
     boot(&fleet, "foo", FAST_BOOT)?;
-    same!(mounted(&fleet)?, BOTH);
+    same!(mounted(&fleet)?, BOTH.replace("/mnt/ro", "/mnt/fresh\n/mnt/ro"));
     check(&fleet)?;
+    follows_inside_alone(&fleet)?;
     digest(&fleet)?;
     // Bytes, whatever they mean.
     ssh(&fleet, "foo", "cd '/mnt/a b' && printf x > \"$(printf 'caf\\351')\"")?;
@@ -189,6 +193,15 @@ fn reverse_sshfs_shows_directories_and_only_them() -> Outcome {
     stop(&fleet, "foo")?;
     same!(fs::read_to_string(fleet.root().join("a,b/last"))?, "last\n");
     Ok(())
+}
+
+/// Links that the host is asked to follow, and what it changes is seen soon.
+fn follows_inside_alone(fleet: &Fleet) -> Outcome {
+    same!(ssh(fleet, "foo", "stat -c %F /mnt/fresh/link && cat /mnt/fresh/link")?, "regular file\nfrom the host");
+    same!(ssh(fleet, "foo", "cat /mnt/fresh/up /mnt/fresh/absolute 2>/dev/null || true")?, "");
+    fs::write(fleet.root().join("ro/sub/file"), "from the host, later\n")?;
+    let seen = || ssh(fleet, "foo", "cat /mnt/fresh/sub/file").is_ok_and(|text| text == "from the host, later");
+    wait_until("a change of the host", secs(10), seen)
 }
 
 /// Waits until both are mounted and what is written there arrives.

@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::io::duplex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::sftp::{Tree, serve};
 use super::{Entry, Mounts, Shown, WHO, leave_command};
@@ -51,26 +51,25 @@ pub async fn keep(mounts: Arc<Mounts>, line: Arc<Line>, tell: mpsc::Sender<Event
 
 async fn keep_one(mounts: Arc<Mounts>, line: Arc<Line>, index: usize) {
     let mut pause = PAUSES.0;
-    let mut leaving = mounts.leaving.subscribe();
-    loop {
+    let leaving = mounts.leaving.subscribe();
+    while !*leaving.borrow() {
         let session = line.session().await;
-        tokio::select! {        // what is lost is a mount in a session that is lost as well
-            why = attempt(&mounts, index, &session) => {
-                if timeout(GRACE, line.outlasted(&session)).await.is_err() && !*leaving.borrow_and_update() {
-                    tracing::warn!("{}: {why}", mounts.entries[index].name());
-                    mounts.show(index, Shown::Failed(why));
-                    // Cancel-safe: a clock and a look.
-                    tokio::select! {
-                        () = sleep(pause) => {}
-                        () = line.outlasted(&session) => {}
-                    }
-                    pause = (pause * 2).min(PAUSES.1);
-                }
-            }
-            () = line.outlasted(&session) => mounts.show(index, Shown::Waiting),
-        }
-        if *leaving.borrow_and_update() {
+        let why = tokio::select! {      // what is lost is a mount in a session that is lost as well
+            why = attempt(&mounts, index, &session) => why,
+            () = line.outlasted(&session) => String::new(),
+        };
+        if *leaving.borrow() {
             return;
+        }
+        if timeout(GRACE, line.outlasted(&session)).await.is_ok() {
+            mounts.show(index, Shown::Waiting);
+            continue;
+        }
+        tracing::warn!("{}: {why}", mounts.entries[index].name());
+        mounts.show(index, Shown::Failed(why));
+        // Tried again after a pause, or at once in another session.
+        if timeout(pause, line.outlasted(&session)).await.is_err() {
+            pause = (pause * 2).min(PAUSES.1);
         }
     }
 }
