@@ -24,6 +24,7 @@ const ON_DISK: &[(&str, &str)] = &[
     ("boot.essential.Linux/01-login-shell.sh", include_str!("scripts/01-login-shell.sh")),
     ("boot.essential.Linux/05-sudo-password.sh", include_str!("scripts/05-sudo-password.sh")),
     ("boot.Linux/05-lima-disks.sh", include_str!("scripts/05-lima-disks.sh")),
+    ("boot.Linux/05-lima-mounts.sh", include_str!("scripts/05-lima-mounts.sh")),
     ("boot.Linux/06-etc-hosts.sh", include_str!("scripts/06-etc-hosts.sh")),
     ("boot.Linux/07-networks.sh", include_str!("scripts/07-networks.sh")),
     ("boot.Linux/09-host-dns.sh", include_str!("scripts/09-host-dns.sh")),

@@ -1,4 +1,4 @@
-use limafs_driver::{CaCerts, Containerd, Disk, Mount, Provision, StringMap, User, mount_tag};
+use limafs_driver::{CaCerts, Containerd, Disk, Mount, NineP, Provision, StringMap, User, mount_tag};
 use serde_json::{Value, json};
 
 use super::*;
@@ -360,6 +360,22 @@ fn mounts_of_virtiofs_become_fstab_entries() {
     let tag = mount_tag("/srv", "/mnt/srv");
     assert_eq!(told.user_data()["mounts"], json!([[tag, "/mnt/srv", "virtiofs", "rw,nofail", "0", "0"]]));
     assert!(told.text("lima.env").contains("LIMA_CIDATA_MOUNTS=1\nLIMA_CIDATA_MOUNTS_0_MOUNTPOINT=/mnt/srv\n"));
+}
+
+#[test]
+fn mounts_of_9p_have_the_options_of_lima_yaml() {
+    let mut told = told();
+    told.config.mount_type = Some("9p".into());
+    let nine_p = NineP { msize: Some("64KiB".into()), cache: Some("none".into()), ..NineP::default() };
+    let mount = Mount { location: Some("/a,b".into()), ..Mount::default() };
+    let other = Mount { writable: Some(true), nine_p: Some(nine_p), mount_point: Some("/x y".into()), ..mount.clone() };
+    told.config.mounts = Some(vec![mount, other]);
+    let expected = [
+        ("/a,b", "ro,trans=virtio,version=9p2000.L,msize=131072,cache=fscache,nofail"),
+        ("/x y", "rw,trans=virtio,version=9p2000.L,msize=65536,cache=none,nofail"),
+    ];
+    let expected = expected.map(|(point, options)| json!([mount_tag("/a,b", point), point, "9p", options, "0", "0"]));
+    assert_eq!(told.user_data()["mounts"], json!(expected));
 }
 
 #[test]

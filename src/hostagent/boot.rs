@@ -6,6 +6,7 @@ mod archive;
 mod disks;
 mod guest;
 mod image;
+mod mounts;
 mod networks;
 mod port;
 
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use super::actor::Facts;
 use super::dns;
 use super::line::Line;
+use super::mounts::Mounts;
 use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
@@ -57,6 +59,7 @@ impl Steps for Boot {
         let archive = archive::fetch(&instance.config, &self.dir, tell).await?;
         let (archive, disk) = archive.map(|fetched| (fetched.archive, fetched.disk)).unzip();
         let instance = with_data_disk(&driver, instance, disk).await?;
+        mounts::make_missing(&instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
         let dns = self.dns_ports(&instance.config)?;
@@ -90,6 +93,10 @@ impl Steps for Boot {
         let record = record.filter(|record| record.boot_id == store::boot_id());
         prepared.facts.started = record.and_then(|record| record.started.clone());
         prepared.facts.dns = record.and_then(|record| record.dns);
+        if is_mounted_otherwise(&prepared) {
+            tracing::warn!("mountType has been changed since the start: nothing is mounted before the next one");
+            prepared.mounts = Arc::new(Mounts::of(&Config::default()));
+        }
         Ok(prepared)
     }
 
@@ -190,7 +197,8 @@ impl Boot {
         // What a guest reported to an earlier hostagent it does not report again.
         let push = is_fresh && !info.boot_port.is_empty();
         let probes = user_probes::of(&instance.config)?;
-        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, push, probes })
+        let mounts = Arc::new(Mounts::of(&instance.config));
+        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, mounts, push, probes })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {
@@ -220,6 +228,12 @@ async fn with_data_disk(driver: &Arc<dyn Driver>, mut instance: Instance, disk: 
     }
     instance.data_disks = vec![disk];
     Ok(driver.configure(instance).await?)
+}
+
+/// Whether a running VM was started with another type of mounts than lima.yaml has now.
+fn is_mounted_otherwise(prepared: &Prepared) -> bool {
+    let started = prepared.facts.started.as_ref();
+    started.is_some_and(|started| started.differing(&prepared.config).iter().any(|field| field == "mountType"))
 }
 
 async fn step(tell: &mpsc::Sender<Event>, name: &str) {

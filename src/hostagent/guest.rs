@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::dns::{Hosts, Names, Ports, Server};
 use super::line::Line;
+use super::mounts;
 use super::state::Event;
 use super::steps::Prepared;
 use crate::cidata::{ADDRESS, GATEWAY};
@@ -33,6 +34,9 @@ impl Company {
         let mut tasks = JoinSet::new();
         if let Some(ports) = prepared.facts.dns {
             tasks.spawn(serve_names(ports, names(home, prepared, &line), tell.clone()));
+        }
+        if !prepared.mounts.is_empty() {
+            tasks.spawn(mounts::keep(Arc::clone(&prepared.mounts), Arc::clone(&line), tell.clone()));
         }
         tasks.spawn(keep(line, tell));
         Some(Self { news, _tasks: tasks })

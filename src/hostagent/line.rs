@@ -68,21 +68,23 @@ impl Line {
         loop {
             let current = self.session.borrow().clone();
             match current {
-                Some(session) => self.outlast(&session).await,
+                Some(session) => {
+                    self.outlasted(&session).await;
+                    self.withdraw(&session);
+                }
                 None => self.open(tell).await,
             }
         }
     }
 
-    /// Returns when the session has ended, or another has taken its place.
-    async fn outlast(&self, session: &Arc<Session>) {
+    /// Returns when the session has ended, or another has taken its place. Cancel-safe.
+    pub async fn outlasted(&self, session: &Arc<Session>) {
         let mut sessions = self.session.subscribe();
         let is_other = |other: &Option<Arc<Session>>| !other.as_ref().is_some_and(|other| Arc::ptr_eq(other, session));
         tokio::select! {        // cancel-safe: both only look
             () = session.closed() => {}
             _ = sessions.wait_for(is_other) => {}
         }
-        self.withdraw(session);
     }
 
     fn withdraw(&self, session: &Arc<Session>) {

@@ -8,6 +8,7 @@ mod events;
 mod guest;
 mod line;
 mod logs;
+pub mod mounts;
 mod process;
 mod ready;
 mod serve;
@@ -51,6 +52,7 @@ const ATTACH: Duration = Duration::from_secs(5);
 /// already and starts none.
 pub fn run(home: Home, name: Name, adopt: bool) -> Result<()> {
     process::leave_session();
+    process::raise_descriptors();
     logs::init();
     let dir = home.instance(&name)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

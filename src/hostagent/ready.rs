@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::line::Line;
+use super::mounts::{self, Mounts};
 use super::ssh::{Fault, Login, Session};
 use super::state::{Event, Step};
 use super::steps::Prepared;
@@ -49,6 +50,7 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
     if let Err(error) = session.trust(line.login()) {
         tracing::warn!("{error}");
     }
+    prepared.mounts.begin_anew();
     line.offer(session);
     say(tell, Event::Ssh).await;
     let mut failures = Vec::new();
@@ -56,9 +58,23 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
         say(tell, Event::Step(Step::named("waiting for cloud-init"))).await;
         failures = finish(line, &mut guest, tell).await;
     }
+    await_mounts(&prepared.mounts, tell).await;
     failures.extend(user_probes::run(&prepared.probes, line, user_probes::LIMITS, tell).await);
     failures.extend(copies::run(&prepared.config, line, tell).await);
     say(tell, Event::Done(failures)).await;
+}
+
+/// Waits until it is known how the mounts are. Told on the way of the other events, so that an instance that lacks one is
+/// never said to be Running before.
+async fn await_mounts(mounts: &Mounts, tell: &Tell) {
+    if !mounts.is_empty() {
+        say(tell, Event::Step(Step::named("mounting directories of the host"))).await;
+        let missing = match timeout(PATIENCE, mounts.settled()).await {
+            Ok(()) => mounts.failures(),
+            Err(_) => mounts.missing(),
+        };
+        say(tell, Event::Trouble(mounts::WHO, missing)).await;
+    }
 }
 
 /// Comes back with a session in which a command ran. Tells once when that takes too long or cannot be, and goes on.

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod keys;
 pub mod pin;
+pub mod program;
 
 #[cfg(test)]
 pub mod tests;

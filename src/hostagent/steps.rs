@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::actor::Facts;
 use super::line::Line;
+use super::mounts::{self, Mounts};
 use super::ready::user_probes::UserProbe;
 use super::state::Event;
 use crate::error::Result;
@@ -22,6 +23,8 @@ pub struct Prepared {
     pub config: Arc<Config>,
     /// The way to the guest; `None` for a VM without one, which is ready at once.
     pub line: Option<Arc<Line>>,
+    /// What is to be mounted in the guest over ssh.
+    pub mounts: Arc<Mounts>,
     /// The guest reports its boot by itself.
     pub push: bool,
     /// What lima.yaml itself asks the guest before it counts as ready.
@@ -32,6 +35,13 @@ impl Prepared {
     /// Nothing of ours runs in the guest: ssh is all there is to wait for.
     pub fn is_plain(&self) -> bool {
         self.config.plain == Some(true)
+    }
+
+    /// What is to be done in the guest before its VM is stopped; takes a few seconds at most.
+    pub async fn take_leave(&self) {
+        if let Some(line) = &self.line {
+            mounts::take_leave(&self.mounts, line).await;
+        }
     }
 }
 

@@ -157,12 +157,18 @@ impl Actor {
     /// Ends the VM, gracefully or at once. Without a driver there is no VM.
     fn end(&mut self, slot: Slot) {
         let driver = self.driver();
+        let guest = self.prepared.clone();
         let limit = if slot == Slot::Stop { GRACE + SLACK } else { KILL };
         self.tasks.spawn(slot, async move {
             let Some(driver) = driver else { return Ok(Done::Ended(Ok(()))) };
             let doing = async {
                 match slot {
-                    Slot::Stop => driver.stop(GRACE).await,
+                    Slot::Stop => {
+                        if let Some(guest) = guest {
+                            guest.take_leave().await;
+                        }
+                        driver.stop(GRACE).await
+                    }
                     _ => driver.kill().await,
                 }
             };

@@ -9,23 +9,36 @@ pub const FAST_BOOT: Duration = secs(120);
 pub const FULL_BOOT: Duration = secs(300);
 pub const STOP: Duration = secs(60);
 
+const CLOUD: [&str; 2] = ["vmlinuz-cloud", "initrd-cloud"];
+const GENERIC: [&str; 2] = ["vmlinux-generic", "initrd-generic"];
+
 /// Debian with busybox's init: boots in some 5 s. `more` is added to the document.
 pub fn fast(more: &str) -> Result<String, Failed> {
-    document("fast", "256MiB", 1, more)
+    document("fast", CLOUD, "256MiB", 1, &format!("mounts: []\n{more}"))
+}
+
+/// The same with Debian's generic kernel, which has 9p and virtiofs; `more` has the `mounts`.
+pub fn generic(more: &str) -> Result<String, Failed> {
+    document("fast", GENERIC, "256MiB", 1, more)
+}
+
+/// As [`fast`], with mount entries.
+pub fn mounting(more: &str) -> Result<String, Failed> {
+    document("fast", CLOUD, "256MiB", 1, more)
 }
 
 /// Debian with systemd and cloud-init: boots in some 20 s.
 pub fn full(more: &str) -> Result<String, Failed> {
-    document("full", "512MiB", 2, more)
+    document("full", CLOUD, "512MiB", 2, &format!("mounts: []\n{more}"))
 }
 
-fn document(image: &str, memory: &str, cpus: u32, more: &str) -> Result<String, Failed> {
+fn document(image: &str, kernel: [&str; 2], memory: &str, cpus: u32, more: &str) -> Result<String, Failed> {
     let dir = suite::guest_dir().ok_or("LIMAFS_TEST_GUEST is not set")?;
-    let dir = dir.display();
+    let (dir, [kernel, initrd]) = (dir.display(), kernel);
     Ok(format!(
-        "vmType: qemu\ncpus: {cpus}\nmemory: {memory}\ndisk: 4GiB\nmounts: []\ncontainerd: {{system: false, user: false}}\n\
-         images:\n- location: {dir}/{image}.qcow2\n  kernel:\n    location: {dir}/vmlinuz-cloud\n    \
-         cmdline: root=/dev/vda1 rw console=ttyS0 quiet\n  initrd:\n    location: {dir}/initrd-cloud\n{more}"
+        "vmType: qemu\ncpus: {cpus}\nmemory: {memory}\ndisk: 4GiB\ncontainerd: {{system: false, user: false}}\n\
+         images:\n- location: {dir}/{image}.qcow2\n  kernel:\n    location: {dir}/{kernel}\n    \
+         cmdline: root=/dev/vda1 rw console=ttyS0 quiet\n  initrd:\n    location: {dir}/{initrd}\n{more}"
     ))
 }
 

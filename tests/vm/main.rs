@@ -9,6 +9,7 @@ mod disks;
 mod guest;
 mod guestagent;
 mod kills;
+mod mounts;
 mod networks;
 mod provision;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     all.extend(provision::cases());
     all.extend(containerd::cases());
     all.extend(disks::cases());
+    all.extend(mounts::cases());
     all.extend(kills::cases());
     all.extend(networks::cases());
     all.extend(guestagent::cases());

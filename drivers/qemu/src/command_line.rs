@@ -14,6 +14,7 @@ use crate::image::Format;
 use crate::machine::Machine;
 use crate::names;
 use crate::program::Version;
+use crate::virtiofsd;
 
 /// The `-sandbox` that every QEMU gets which has one.
 pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -47,6 +48,7 @@ pub(crate) struct Plan {
     /// Beside the first: control directories of switches, and MAC addresses.
     pub networks: Vec<(PathBuf, String)>,
     pub shares: Vec<Share>,
+    pub virtiofs: Vec<virtiofsd::Share>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +89,9 @@ pub(crate) fn command_line(plan: &Plan) -> Vec<OsString> {
     for share in &plan.shares {
         nine_p(&mut line, share);
     }
+    for (index, share) in plan.virtiofs.iter().enumerate() {
+        virtiofs(&mut line, index, share);
+    }
     monitor(&mut line, plan, "qmp", names::QMP_SOCK);
     monitor(&mut line, plan, "limafs-qmp", names::OUR_QMP_SOCK);
     line.option("-name", doubled(OsStr::new(&format!("lima-{}", plan.name))));
@@ -98,6 +103,11 @@ pub(crate) fn command_line(plan: &Plan) -> Vec<OsString> {
 fn processor(line: &mut Line, plan: &Plan) {
     let machine = plan.machine;
     line.option("-m", plan.memory_mib.to_string());
+    if !plan.virtiofs.is_empty() {
+        // What virtiofsd must see. No file in /dev/shm, as with Lima: that may be much smaller than a guest.
+        line.option("-object", format!("memory-backend-memfd,id=virtiofs-shm,size={}M,share=on", plan.memory_mib));
+        line.option("-machine", "memory-backend=virtiofs-shm");
+    }
     line.option("-cpu", &plan.cpu);
     if plan.accelerator == "tcg" {
         line.option("-machine", join(&[machine.machine, machine.tcg_machine]));
@@ -252,6 +262,15 @@ fn nine_p(line: &mut Line, share: &Share) {
         .set("path", &share.path)
         .set("security_model", &share.security_model);
     line.props("-virtfs", if share.writable { props } else { props.set("readonly", "on") });
+}
+
+fn virtiofs(line: &mut Line, index: usize, share: &virtiofsd::Share) {
+    let chardev = format!("char-virtiofs-{index}");
+    line.props("-chardev", Props::new("socket").set("id", &chardev).set("path", &share.socket));
+    line.virtio("vhost-user-fs", |props| {
+        let props = props.set("queue-size", share.queue_size.to_string());
+        props.set("chardev", &chardev).set("tag", &share.tag)
+    });
 }
 
 fn monitor(line: &mut Line, plan: &Plan, name: &str, file: &str) {

@@ -23,6 +23,7 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
         mac: "52:55:55:00:11:22".into(),
         networks: vec![],
         shares: vec![],
+        virtiofs: vec![],
     }
 }
 
@@ -204,4 +205,29 @@ fn an_installation_cd_boots_first() {
     assert!(text.contains("\n-boot order=d,"));
     assert!(text.contains("\n-device virtio-blk-pci,drive=boot-disk,bootindex=2\n"));
     assert!(text.contains("\n-device ide-cd,drive=iso,bootindex=1\n"));
+}
+
+#[test]
+fn virtiofs_has_memory_that_is_shared_and_a_device_for_each_directory() {
+    let mut plan = plan("x86_64", "kvm");
+    let share = |index: usize| virtiofsd::Share {
+        tag: format!("lima-{index}"),
+        path: "/srv/a,b".into(),
+        writable: true,
+        queue_size: 512,
+        socket: names::virtiofsd_socket(Path::new("/h/foo"), index),
+    };
+    plan.virtiofs = vec![share(0), share(1)];
+    let text = text(&plan);
+    let memory = "\n-m 4096\n-object memory-backend-memfd,id=virtiofs-shm,size=4096M,share=on\n-machine memory-backend=virtiofs-shm\n";
+    assert!(text.contains(memory), "{text}");
+    assert!(text.contains(
+        "
+-chardev socket,id=char-virtiofs-0,path=/h/foo/virtiofsd-0.sock
+-device vhost-user-fs-pci,queue-size=512,chardev=char-virtiofs-0,tag=lima-0
+-chardev socket,id=char-virtiofs-1,path=/h/foo/virtiofsd-1.sock
+-device vhost-user-fs-pci,queue-size=512,chardev=char-virtiofs-1,tag=lima-1
+"
+    ));
+    assert!(!text.contains("/srv"), "{text}");
 }

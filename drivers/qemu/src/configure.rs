@@ -6,6 +6,10 @@ use serde::Deserialize;
 use crate::command_line::Share;
 use crate::machine::{self, Machine};
 use crate::program::Version;
+use crate::{names, virtiofsd};
+
+/// Lima's, and QEMU's most.
+const QUEUE_SIZE: i64 = 1024;
 
 /// `vmOpts.qemu`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -29,8 +33,8 @@ pub(crate) fn configure(mut instance: Instance) -> Result<Instance> {
         let has_9p = !config.mount_types_unsupported.iter().flatten().any(|kind| kind == "9p");
         config.mount_type = Some(if has_9p { "9p" } else { "reverse-sshfs" }.into());
     }
-    check_mounts(config)?;
-    warn(config, machine);
+    check_mounts(&instance)?;
+    warn(&instance.config, machine);
     Ok(instance)
 }
 
@@ -69,6 +73,25 @@ pub(crate) fn shares(config: &Config) -> Vec<Share> {
     config.mounts.iter().flatten().map(share).collect()
 }
 
+/// The virtiofs shares of the mount entries.
+pub(crate) fn virtiofs(instance: &Instance) -> Vec<virtiofsd::Share> {
+    if !has_mounts(&instance.config) || instance.config.mount_type.as_deref() != Some("virtiofs") {
+        return Vec::new();
+    }
+    let share = |(index, mount): (usize, &limafs_driver::Mount)| {
+        let location = mount.location.clone().unwrap_or_default();
+        let mount_point = mount.mount_point.clone().unwrap_or_else(|| location.clone());
+        virtiofsd::Share {
+            tag: mount_tag(&location, &mount_point),
+            path: location.into(),
+            writable: mount.writable == Some(true),
+            queue_size: mount.virtiofs.as_ref().and_then(|options| options.queue_size).unwrap_or(QUEUE_SIZE),
+            socket: names::virtiofsd_socket(&instance.dir, index),
+        }
+    };
+    instance.config.mounts.iter().flatten().enumerate().map(share).collect()
+}
+
 fn check_size(instance: &Instance) -> Result<()> {
     match (instance.cpus, instance.memory >> 20) {
         (0, _) => Err(Error::invalid("cpus", "must be at least 1")),
@@ -101,17 +124,15 @@ fn has_mounts(config: &Config) -> bool {
     config.plain != Some(true) && config.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())
 }
 
-fn check_mounts(config: &Config) -> Result<()> {
+fn check_mounts(instance: &Instance) -> Result<()> {
+    let config = &instance.config;
     if !has_mounts(config) {
         return Ok(());
     }
     match config.mount_type.as_deref() {
-        Some("9p" | "reverse-sshfs") => {}
-        Some("virtiofs") => {
-            return Err(Error::invalid("mountType", "virtiofs is not supported yet by the QEMU driver of limafs"));
-        }
+        Some("9p" | "reverse-sshfs" | "virtiofs") => {}
         other => {
-            let why = format!("unknown mount type {:?} (9p, reverse-sshfs)", other.unwrap_or_default());
+            let why = format!("unknown mount type {:?} (9p, reverse-sshfs, virtiofs)", other.unwrap_or_default());
             return Err(Error::invalid("mountType", why));
         }
     }
@@ -122,6 +143,16 @@ fn check_mounts(config: &Config) -> Result<()> {
         if !["none", "passthrough", "mapped-xattr", "mapped-file"].contains(&share.security_model.as_str()) {
             let why = format!("unknown model {:?}", share.security_model);
             return Err(Error::invalid(format!("mounts[{index}].9p.securityModel"), why));
+        }
+    }
+    for (index, share) in virtiofs(instance).iter().enumerate() {
+        if !share.path.is_absolute() {
+            return Err(Error::invalid(format!("mounts[{index}].location"), "must be an absolute path"));
+        }
+        // QEMU's own limits.
+        if !(1..=1024).contains(&share.queue_size) || share.queue_size & (share.queue_size - 1) != 0 {
+            let why = format!("must be a power of two up to 1024, not {}", share.queue_size);
+            return Err(Error::invalid(format!("mounts[{index}].virtiofs.queueSize"), why));
         }
     }
     Ok(())
@@ -171,7 +202,12 @@ mod tests {
             ("tpm", r#"{"tpm": true}"#),
             ("audio.device", r#"{"audio": {"device": "pa"}}"#),
             ("video.display", r#"{"video": {"display": "vnc"}}"#),
-            ("mountType", r#"{"mountType": "virtiofs", "mounts": [{"location": "/a"}]}"#),
+            ("mountType", r#"{"mountType": "wsl2", "mounts": [{"location": "/a"}]}"#),
+            ("mounts[0].location", r#"{"mountType": "virtiofs", "mounts": [{"location": "a"}]}"#),
+            (
+                "mounts[0].virtiofs.queueSize",
+                r#"{"mountType": "virtiofs", "mounts": [{"location": "/a", "virtiofs": {"queueSize": 1000}}]}"#,
+            ),
             ("mounts[0].location", r#"{"mounts": [{"location": "a"}]}"#),
             ("mounts[0].9p.securityModel", r#"{"mounts": [{"location": "/a", "9p": {"securityModel": "x,y"}}]}"#),
             ("vmOpts.qemu.minimumVersion", r#"{"vmOpts": {"qemu": {"minimumVersion": "new"}}}"#),

@@ -22,11 +22,13 @@ mod plan;
 mod process;
 mod program;
 mod qmp;
+mod virtiofsd;
 mod vm;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -124,6 +126,9 @@ impl Driver for Qemu {
         let instance = self.instance()?;
         let program = program::find(configure::machine(&instance)?).await?;
         plan::check_version(&instance, &program)?;
+        if !configure::virtiofs(&instance).is_empty() {
+            virtiofsd::find(Path::new(&program.words[0])).await?;
+        }
         let accelerator = self.accelerator(&instance).await?;
         program.check_accelerator(&accelerator.name).await
     }
@@ -153,9 +158,13 @@ impl Driver for Qemu {
         let accelerator = self.accelerator(&instance).await?;
         let plan = plan::plan(&instance, machine, program, &accelerator)?;
         clear(&instance.dir)?;
-        let (process, stderr) = Process::spawn(&command_line::command_line(&plan))?;
+        if !plan.virtiofs.is_empty() {
+            virtiofsd::start(&virtiofsd::find(Path::new(&plan.program[0])).await?, &plan.virtiofs).await?;
+        }
+        let started = Process::spawn(&command_line::command_line(&plan), Stdio::piped());
+        let (process, stderr) = started.inspect_err(|_| virtiofsd::clean(&instance.dir))?;
         // Watched before anything is awaited: a start that is dropped from here on leaves a VM that is ours.
-        let (running, events) = self.watch(Running::watch(process, &instance.dir, Some(stderr)));
+        let (running, events) = self.watch(Running::watch(process, &instance.dir, stderr));
         if let Err(error) = wait_for_answer(&running).await {
             running.kill().await?;
             return Err(error);

@@ -1,5 +1,7 @@
 //! Names in an instance directory that this driver reads or makes. Lima's, but for the two that say so.
 
+use std::path::{Path, PathBuf};
+
 pub(crate) const IMAGE: &str = "image";
 pub(crate) const DISK: &str = "disk";
 pub(crate) const ISO: &str = "iso";
@@ -38,3 +40,8 @@ pub(crate) const LOGS: &[&str] = &[SERIAL_LOG, SERIALP_LOG, SERIALV_LOG];
 
 /// Name of the virtio-serial port by which the guest reports its boot.
 pub(crate) const BOOT_PORT: &str = "io.limafs.boot.0";
+
+/// Where QEMU and the virtiofsd of a mount entry meet.
+pub(crate) fn virtiofsd_socket(dir: &Path, index: usize) -> PathBuf {
+    dir.join(format!("virtiofsd-{index}.sock"))
+}

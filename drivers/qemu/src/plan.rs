@@ -38,6 +38,7 @@ pub(crate) fn plan(
         mac: mac_address(&machine_id(), &dir.to_string_lossy()),
         networks: networks(instance),
         shares: configure::shares(&instance.config),
+        virtiofs: configure::virtiofs(instance),
         accelerator: accelerator.name.clone(),
         program: program.words,
         version: program.version,

@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::io::unix::AsyncFd;
 
-use crate::names;
+use crate::{names, virtiofsd};
 
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -36,15 +36,15 @@ pub(crate) enum Ending {
 }
 
 impl Process {
-    /// Starts a program in its own session, with nothing of ours but the end of a pipe for its errors.
-    pub(crate) fn spawn(words: &[OsString]) -> Result<(Self, ChildStderr)> {
+    /// Starts a program in its own session, with nothing of ours but a place for its errors.
+    pub(crate) fn spawn(words: &[OsString], errors: Stdio) -> Result<(Self, Option<ChildStderr>)> {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         // SAFETY: the closure makes system calls only and allocates nothing.
         unsafe { command.pre_exec(separate) };
         let mut child = command.spawn().map_err(Error::io(&words[0]))?;
-        let stderr = child.stderr.take().ok_or_else(|| Error::failed("stderr of QEMU", "was not made"))?;
+        let stderr = child.stderr.take();
         let pid = Pid::from_child(&child);
         // Our child is not reaped before `ending`, so that its pid is its own until then.
         match Self::open(pid) {
@@ -52,7 +52,7 @@ impl Process {
             Err(error) => {
                 // Unwatched it would be worse than not started.
                 let _ = child.kill().and_then(|()| child.wait());
-                Err(Error::failed("pidfd of QEMU", error))
+                Err(Error::failed(format!("pidfd of {}", words[0].display()), error))
             }
         }
     }
@@ -60,26 +60,28 @@ impl Process {
     /// Finds the QEMU that runs the instance in `dir`: by its pid file if that is true, else by its arguments.
     pub(crate) fn find(dir: &Path) -> Option<Self> {
         let pid_file = dir.join(names::QEMU_PID);
+        let words = ["-pidfile".as_ref(), pid_file.as_os_str()];
         let recorded = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
-        if let Some(process) = recorded.and_then(|pid| Self::prove(pid, &pid_file)) {
+        if let Some(process) = recorded.and_then(|pid| Self::prove(pid, dir, &words)) {
             return Some(process);
         }
         let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.into_iter().find_map(|pid: i32| Self::prove(pid, &pid_file))
+        pids.into_iter().find_map(|pid: i32| Self::prove(pid, dir, &words))
     }
 
-    /// Takes hold of a process if it is the QEMU with this pid file.
-    fn prove(pid: i32, pid_file: &Path) -> Option<Self> {
-        if pid <= 1 || !has_pid_file(&fs::read(format!("/proc/{pid}/cmdline")).ok()?, pid_file) {
+    /// Takes hold of a process if these words, one after the other, are among its arguments, and it belongs to us or to
+    /// the owner of the instance directory.
+    pub(crate) fn prove(pid: i32, dir: &Path, words: &[&OsStr]) -> Option<Self> {
+        if pid <= 1 || !has_words(&fs::read(format!("/proc/{pid}/cmdline")).ok()?, words) {
             return None;
         }
         let process = Self::open(Pid::from_raw(pid)?).ok()?;
         // Again, now that the number cannot pass to another process unnoticed.
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-        let may_be_ours = owner == rustix::process::geteuid().as_raw()
-            || pid_file.parent().and_then(|dir| dir.metadata().ok()).is_some_and(|dir| dir.uid() == owner);
-        (has_pid_file(&arguments, pid_file) && may_be_ours && process.is_alive()).then_some(process)
+        let may_be_ours =
+            owner == rustix::process::geteuid().as_raw() || dir.metadata().is_ok_and(|dir| dir.uid() == owner);
+        (has_words(&arguments, words) && may_be_ours && process.is_alive()).then_some(process)
     }
 
     fn open(pid: Pid) -> io::Result<Self> {
@@ -143,11 +145,13 @@ pub(crate) fn clean(dir: &Path) {
             _ => {}
         }
     }
+    virtiofsd::clean(dir);
 }
 
-fn has_pid_file(arguments: &[u8], pid_file: &Path) -> bool {
-    let words: Vec<&[u8]> = arguments.split(|&byte| byte == 0).collect();
-    words.windows(2).any(|pair| pair[0] == b"-pidfile" && pair[1] == pid_file.as_os_str().as_bytes())
+fn has_words(arguments: &[u8], words: &[&OsStr]) -> bool {
+    let arguments: Vec<&[u8]> = arguments.split(|&byte| byte == 0).collect();
+    let is_it = |(argument, word): (&&[u8], &&OsStr)| *argument == word.as_bytes();
+    arguments.windows(words.len()).any(|window| window.iter().zip(words).all(is_it))
 }
 
 fn ending_of(status: &WaitIdStatus) -> Ending {
@@ -176,10 +180,11 @@ mod tests {
 
     #[test]
     fn a_vm_is_known_by_its_pid_file_argument_and_nothing_less() {
-        let ours = Path::new("/h/vm/qemu.pid");
-        assert!(has_pid_file(b"qemu\0-m\x001\0-pidfile\0/h/vm/qemu.pid\0", ours));
-        assert!(!has_pid_file(b"qemu\0-pidfile\0/h/vm2/qemu.pid\0", ours));
-        assert!(!has_pid_file(b"vi\0/h/vm/qemu.pid\0", ours));
-        assert!(!has_pid_file(b"", ours));
+        let ours = ["-pidfile".as_ref(), "/h/vm/qemu.pid".as_ref()];
+        let has_pid_file = |arguments: &[u8]| has_words(arguments, &ours);
+        assert!(has_pid_file(b"qemu\0-m\x001\0-pidfile\0/h/vm/qemu.pid\0"));
+        assert!(!has_pid_file(b"qemu\0-pidfile\0/h/vm2/qemu.pid\0"));
+        assert!(!has_pid_file(b"vi\0/h/vm/qemu.pid\0"));
+        assert!(!has_pid_file(b""));
     }
 }

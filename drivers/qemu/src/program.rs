@@ -95,7 +95,7 @@ fn words(machine: &Machine) -> Result<Vec<OsString>> {
     }
 }
 
-async fn ask(words: &[OsString], arguments: &[&str]) -> Result<String> {
+pub(crate) async fn ask(words: &[OsString], arguments: &[&str]) -> Result<String> {
     let what = || words[0].to_string_lossy().into_owned();
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).args(arguments).stdin(Stdio::null()).kill_on_drop(true);

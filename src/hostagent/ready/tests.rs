@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::hostagent::actor::Facts;
 use crate::hostagent::line::Line;
+use crate::hostagent::mounts::Mounts;
 use crate::hostagent::ssh::tests::connect;
 use crate::hostagent::ssh::tests::guest::{Guest, Manners};
 
@@ -57,7 +58,9 @@ impl Wait {
         let facts = Facts { iid: IID.into(), ..Facts::default() };
         let line = login.map(|login| Arc::new(Line::new(login)));
         let config = Arc::new(Config { plain: Some(plain), ..Config::default() });
-        let prepared = Prepared { driver: Arc::new(Nothing), facts, config, line: line.clone(), push, probes: vec![] };
+        let mounts = Arc::new(Mounts::of(&config));
+        let prepared =
+            Prepared { driver: Arc::new(Nothing), facts, config, line: line.clone(), mounts, push, probes: vec![] };
         let (tell, told) = mpsc::channel(64);
         let (lines, received) = mpsc::channel(64);
         let mut tasks = JoinSet::new();

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::agent::{self, Heard};
 use crate::error::{Error, Result};
 use crate::hostagent::actor::{End, Facts, Request};
+use crate::hostagent::mounts::Mounts;
 use crate::hostagent::state::{Event, Step};
 use crate::hostagent::steps::{Prepared, Steps};
 use crate::hostagent::{Life, live};
@@ -178,6 +179,7 @@ impl Pretence {
             facts,
             config: Arc::default(),
             line: None,
+            mounts: Arc::new(Mounts::of(&driver::Config::default())),
             push: false,
             probes: vec![],
         }

@@ -1,0 +1,20 @@
+#!/bin/sh
+# The host's directories over 9p and virtiofs. fstab has them, with `nofail`: one that is missing is tried once more,
+# and then told of by its name rather than by that of this script.
+# shellcheck disable=SC2154 # the variables of lima.env
+
+case $LIMA_CIDATA_MOUNTTYPE in 9p | virtiofs) ;; *) exit 0 ;; esac
+
+index=0
+while [ "$index" -lt "${LIMA_CIDATA_MOUNTS:-0}" ]; do
+    eval "point=\$LIMA_CIDATA_MOUNTS_${index}_MOUNTPOINT"
+    index=$((index + 1))
+    mountpoint -q "$point" && continue
+    mkdir -p "$point" && mount "$point" && continue
+    code=$?
+    name="$LIMA_CIDATA_MOUNTTYPE mount $point"
+    echo "limafs: $name failed with exit code $code"
+    printf '%s %s\n' "$name" "$code" >>/run/limafs-failed
+    printf 'failed %s %s %s\n' "$LIMA_CIDATA_IID" "$code" "$name" >>/run/limafs/reports
+done
+exit 0
