@@ -4,10 +4,12 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, io};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixListener;
@@ -93,17 +95,26 @@ async fn vsock(port: u32, agent: Agent) -> io::Result<()> {
     }
 }
 
-/// One host at a time: the port is one stream of bytes, which says only by its end that another host begins.
+/// One host at a time: the port is one stream of bytes, which says only by its end that another host begins. It stays
+/// open: what a host sends to a port that nobody has open may be lost.
 async fn virtio(path: &Path, agent: Agent) -> io::Result<()> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = Arc::new(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?);
     loop {
-        let port = Port::open(path)?;
-        if port.has_host()?
-            && let Err(error) = serve(port, Beginning::Leftovers, agent.clone()).await
+        if has_host(&file)?
+            && let Err(error) = serve(Port::of(&file)?, Beginning::Leftovers, agent.clone()).await
         {
             tracing::debug!("host: {error}");
         }
         sleep(PORT_TICK).await;
     }
+}
+
+/// Whether somebody has the port open on the host.
+fn has_host(file: &fs::File) -> io::Result<bool> {
+    let mut fds = [PollFd::new(file, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default()))?;
+    Ok(!fds[0].revents().contains(PollFlags::HUP))
 }
 
 /// The connections that are served.
@@ -129,23 +140,14 @@ impl Hosts {
     }
 }
 
-/// A virtio-serial port.
-struct Port(AsyncFd<fs::File>);
+/// A virtio-serial port during the time of one host. Once its end was seen it is seen for good, hence each host has its
+/// own.
+struct Port(AsyncFd<Arc<fs::File>>);
 
 impl Port {
-    fn open(path: &Path) -> io::Result<Self> {
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+    fn of(file: &Arc<fs::File>) -> io::Result<Self> {
         // SAFETY: the descriptor is the file's, which nobody closes or exchanges while it is registered.
-        Ok(Self(unsafe { AsyncFd::register(file) }?))
-    }
-
-    /// Whether somebody has opened it on the host.
-    fn has_host(&self) -> io::Result<bool> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds = [PollFd::new(self.0.get_ref(), PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec::default()))?;
-        Ok(!fds[0].revents().contains(PollFlags::HUP))
+        Ok(Self(unsafe { AsyncFd::register(Arc::clone(file)) }?))
     }
 }
 
@@ -153,10 +155,15 @@ impl AsyncRead for Port {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
-            let read = guard.try_io(|file| Ok(rustix::io::read(file.get_ref(), buf.initialize_unfilled())?));
-            if let Ok(read) = read {
-                buf.advance(read?);
-                return Poll::Ready(Ok(()));
+            let is_closed = guard.ready().is_read_closed();
+            match guard.try_io(|file| Ok(rustix::io::read(file.get_ref(), buf.initialize_unfilled())?)) {
+                Ok(read) => {
+                    buf.advance(read?);
+                    return Poll::Ready(Ok(()));
+                }
+                // Another host has come meanwhile; this one has read all.
+                Err(_) if is_closed => return Poll::Ready(Ok(())),
+                Err(_) => {}
             }
         }
     }
@@ -166,8 +173,11 @@ impl AsyncWrite for Port {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
-            if let Ok(written) = guard.try_io(|file| Ok(rustix::io::write(file.get_ref(), bytes)?)) {
-                return Poll::Ready(written);
+            let is_closed = guard.ready().is_write_closed();
+            match guard.try_io(|file| Ok(rustix::io::write(file.get_ref(), bytes)?)) {
+                Ok(written) => return Poll::Ready(written),
+                Err(_) if is_closed => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                Err(_) => {}
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Evaluates an expression: jq's language, with keys as yq has them.
+//! Evaluates an expression: jq's language, with keys as yq has them. What is wrong is said without quoting expression
+//! or file: either may hold a secret, and what a boot says is in a log.
 
 use jaq_core::load::{Arena, File, Loader, parse};
 use jaq_core::{Compiler, Ctx, Vars, compile, data, unwrap_valr};
@@ -46,26 +47,30 @@ pub fn evaluate(expression: &str, value: &Value) -> Result<Value, Failure> {
     let absent = parse(ABSENT, |parser| parser.defs()).ok_or("the definitions cannot be read")?;
     let defs = jaq_core::defs().chain(absent).chain(jaq_std::defs()).chain(jaq_json::defs());
     let modules = Loader::new(defs).load(&arena, File { code: code.as_str(), path: () });
-    let modules = modules.map_err(|_| format!("{expression:?} is no expression"))?;
+    let modules = modules.map_err(|_| "the expression is no jq")?;
     let funs = jaq_core::funs().chain(jaq_std::base_funs()).chain(jaq_json::funs());
     let filter = Compiler::default().with_funs(funs).compile(modules);
-    let filter = filter.map_err(|errors| format!("{expression:?}: {}", unknown(&errors)))?;
+    let filter = filter.map_err(|errors| unknown(&errors))?;
 
     let input = read::parse_single(value.to_string().as_bytes()).map_err(|error| error.to_string())?;
     let context = Ctx::<data::JustLut<Val>>::new(&filter.lut, Vars::new([]));
     let mut results = filter.id.run((context, input)).map(unwrap_valr);
-    let result = results.next().ok_or_else(|| format!("{expression:?} gives nothing"))?;
-    let result = result.map_err(|error| format!("{expression:?}: {error}"))?;
+    let result = results.next().ok_or("the expression gives nothing")?;
+    let result = result.map_err(|error| {
+        // Has values of the file in it, which may be secrets.
+        tracing::debug!("{error}");
+        "the expression does not fit the file (--debug tells more)"
+    })?;
     if results.next().is_some() {
-        return Err(format!("{expression:?} gives more than one result"));
+        return Err("the expression gives more than one result".into());
     }
-    serde_json::from_str(&result.to_string()).map_err(|error| format!("{expression:?} gives no JSON: {error}"))
+    serde_json::from_str(&result.to_string()).map_err(|error| format!("the expression gives no JSON: {error}"))
 }
 
 /// The names that the compiler does not know.
 fn unknown<P>(errors: &compile::Errors<&str, P>) -> String {
     let names: Vec<&str> = errors.iter().flat_map(|(_, errors)| errors.iter().map(|(name, _)| *name)).collect();
-    format!("does not know {}", names.join(", "))
+    format!("the expression uses {}, which is not there", names.join(", "))
 }
 
 /// The expression as jq has to be told: keys such as `.live-restore` in quotes, which jq takes for a subtraction, and

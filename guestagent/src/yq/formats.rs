@@ -31,9 +31,11 @@ impl Format {
 pub fn parse(text: &str, format: Format) -> Result<Value, Failure> {
     match format {
         _ if text.trim().is_empty() => Ok(Value::Null),
-        Format::Yaml => serde_yaml::from_str::<Option<Value>>(text)
-            .map(Option::unwrap_or_default)
-            .map_err(|error| format!("is no YAML: {error}")),
+        Format::Yaml => serde_yaml::from_str::<Option<Value>>(text).map(Option::unwrap_or_default).map_err(|error| {
+            // Its own words quote the text.
+            let line = error.location().map(|place| format!(", line {}", place.line()));
+            format!("is no YAML{}", line.unwrap_or_default())
+        }),
         Format::Json => serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}")),
         Format::Ini => parse_ini(text),
     }
