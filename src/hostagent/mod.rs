@@ -4,6 +4,8 @@
 mod actor;
 mod boot;
 mod events;
+#[cfg(test)]
+mod forward;
 mod guest;
 mod line;
 mod logs;

@@ -1,0 +1,3 @@
+//! Port forwards.
+
+mod rules;
