@@ -4,7 +4,6 @@
 mod actor;
 mod boot;
 mod events;
-#[cfg(test)]
 mod forward;
 mod guest;
 mod line;
@@ -53,6 +52,7 @@ const ATTACH: Duration = Duration::from_secs(5);
 pub fn run(home: Home, name: Name, adopt: bool) -> Result<()> {
     process::leave_session();
     logs::init();
+    process::allow_many_files();
     let dir = home.instance(&name)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

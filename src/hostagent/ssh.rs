@@ -2,8 +2,10 @@
 //! Never asks for a password, never sends a key to a host whose own key differs from the pinned one.
 
 pub mod config;
+mod judge;
 pub mod keys;
 pub mod pin;
+pub mod tunnel;
 
 #[cfg(test)]
 pub mod tests;
@@ -16,12 +18,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use russh::ChannelMsg;
 use russh::client::{self, Handle};
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use pin::Pin;
+use judge::Judge;
 
 /// At most this much of what a command prints is kept.
 const OUTPUT_MAX: usize = 16 << 10;
@@ -63,6 +65,7 @@ pub struct Session {
     key: PublicKey,
     /// Nobody sends; ends with the session's task.
     life: watch::Receiver<()>,
+    takers: tunnel::Takers,
     // Last: the session's task ends when its socket is shut.
     socket: Guard,
 }
@@ -106,7 +109,8 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
     let seen = Arc::new(Mutex::new(None));
     let pinned = pin::read(&login.known_hosts, &login.alias).map_err(unreachable)?;
     let (alive, life) = watch::channel(());
-    let judge = Judge { pinned: pinned.clone(), seen: Arc::clone(&seen), _alive: alive };
+    let takers = tunnel::Takers::default();
+    let judge = Judge { pinned: pinned.clone(), seen: Arc::clone(&seen), takers: Arc::clone(&takers), _alive: alive };
     let config = client::Config {
         nodelay: true,
         channel_buffer_size: 16,
@@ -125,7 +129,7 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
     let identity = PrivateKeyWithHashAlg::new(Arc::clone(&login.key), None);
     let answer = handle.authenticate_publickey(&login.user, identity).await.map_err(unreachable)?;
     match (answer.success(), key) {
-        (true, Some(key)) => Ok(Session { handle, key, life, socket: guard }),
+        (true, Some(key)) => Ok(Session { handle, key, life, takers, socket: guard }),
         _ => Err(Fault::Refused(login.user.clone())),
     }
 }
@@ -196,24 +200,6 @@ impl Session {
 
 fn unreachable(error: impl ToString) -> Fault {
     Fault::Unreachable(error.to_string())
-}
-
-/// Accepts the pinned host key, or any while none is pinned.
-#[derive(Debug)]
-struct Judge {
-    pinned: Pin,
-    seen: Arc<Mutex<Option<PublicKey>>>,
-    _alive: watch::Sender<()>,
-}
-
-impl client::Handler for Judge {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        let PublicKeyOrCertificate::PublicKey { key, .. } = shown else { return Ok(false) };
-        *self.seen.lock() = Some(key.clone());
-        Ok(self.pinned.allows(key))
-    }
 }
 
 /// Shuts the socket when dropped. russh reads it in a task of its own, which would outlive an attempt that timed out.

@@ -25,6 +25,13 @@ impl Proto {
             _ => None,
         }
     }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// Who listens in the guest.
