@@ -88,15 +88,19 @@ fn whole(name: &str, user_home: &Path) -> Outcome<Vec<u8>> {
 /// Time and size of an instance's first disk.
 fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
     let keys = [format!("ssh-ed25519 {} lima", "A".repeat(68))];
+    let agent = std::env::var_os("LIMAFS_GUESTAGENT").map(std::fs::read).transpose()?;
     let guest = Guest {
         name,
         config: &loaded.filled,
         ssh_keys: &keys,
         keep_host_keys: false,
         mac: "52:55:55:01:02:03",
+        networks: &[],
+        dns: Some((5300, 5301)),
         boot_port: "io.limafs.boot.0",
         boot_scripts: &BTreeMap::new(),
         ca_files: &[],
+        agent: agent.as_deref(),
         host_env: &BTreeMap::new(),
     };
     let mut bytes = 0;

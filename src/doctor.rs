@@ -9,6 +9,7 @@ use limafs::names::Home;
 const PROGRAMS: &[(&str, &str, &str, bool)] = &[
     ("qemu-system-x86_64", "runs VMs", "qemu-system-x86", true),
     ("qemu-img", "makes and grows disks", "qemu-utils", true),
+    ("vde_switch", "networks between instances (user-v2)", "vde2", false),
     ("ssh", "for you to log in; limafs itself needs none", "openssh-client", false),
     ("fusermount3", "lets ordinary users mount", "fuse3", false),
 ];

@@ -16,4 +16,5 @@ pub mod started;
 pub mod status;
 pub mod store;
 pub mod templates;
+pub mod usernet;
 pub mod view;

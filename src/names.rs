@@ -50,6 +50,9 @@ pub const DATA_DISK: &str = "datadisk";
 pub const IN_USE_BY: &str = "in_use_by";
 /// In [`CONFIG_DIR`]: what every new instance is built upon.
 pub const BASE_YAML: &str = "base.yaml";
+pub const NETWORKS_DIR: &str = "_networks";
+/// In the directory of a network, ours: which instance has which address.
+pub const ADDRESSES: &str = "limafs.addresses.json";
 pub const TEMPLATES_DIR: &str = "_templates";
 /// Ours: lock, root events, things being deleted.
 pub const OURS_DIR: &str = "_limafs";

@@ -117,6 +117,9 @@ pub struct Status {
     /// What a start or stop is waiting for, with progress: `downloading image 34 % 12.3 MiB/s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
+    /// Since when it waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_since: Option<Timestamp>,
     /// ssh answers.
     #[serde(default)]
     pub ready: bool,
@@ -189,6 +192,7 @@ mod tests {
             goal: Goal::Running,
             since: Timestamp::UNIX_EPOCH,
             step: Some("waiting for ssh".into()),
+            step_since: Some(Timestamp::UNIX_EPOCH),
             ready: false,
             driver: "qemu".into(),
             accelerator: Some(Accelerator { name: "tcg".into(), reason: "no /dev/kvm".into() }),

@@ -39,6 +39,9 @@ pub struct Record {
     pub iid: String,
     #[serde(default)]
     pub ssh_local_port: u16,
+    /// Where the guest's name server listens; kept for the next boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Ports>,
     /// What the VM was started with, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Started>,
@@ -48,6 +51,13 @@ pub struct Record {
     /// The latest failure in full; empty when there is none.
     #[serde(default)]
     pub errors: Vec<String>,
+}
+
+/// A port for UDP and one for TCP, on loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    pub udp: u16,
+    pub tcp: u16,
 }
 
 /// Makes the home and our own directory in it, both 0700. Idempotent.

@@ -134,7 +134,19 @@ fn network_config(guest: &Guest) -> Value {
     if !dns.is_empty() {
         card["nameservers"] = json!({ "addresses": dns });
     }
-    json!({ "version": 2, "ethernets": { "eth0": card } })
+    let mut cards = Map::from_iter([("eth0".to_owned(), card)]);
+    for network in guest.networks {
+        let card = json!({
+            "match": { "macaddress": network.mac },
+            "set-name": network.interface,
+            "dhcp4": false,
+            "addresses": [network.address],
+            // Nobody is to wait for it: it leads to other instances only.
+            "optional": true,
+        });
+        cards.insert(network.interface.clone(), card);
+    }
+    json!({ "version": 2, "ethernets": cards })
 }
 
 fn insert_list(data: &mut Map<String, Value>, key: &str, list: Vec<Value>) {

@@ -14,9 +14,9 @@ pub const MARK: &str = "LIMAFS_BOOT_PORT=";
 
 const PROXIES: [&str; 4] = ["ftp_proxy", "http_proxy", "https_proxy", "no_proxy"];
 // What the drivers' user network looks like from the guest.
-const GATEWAY: &str = "192.168.5.2";
+pub const GATEWAY: &str = "192.168.5.2";
 const DNS: &str = "192.168.5.3";
-const ADDRESS: &str = "192.168.5.15";
+pub const ADDRESS: &str = "192.168.5.15";
 
 pub fn entries(guest: &Guest, iid: &str) -> Result<[Entry; 3]> {
     let mut param_env = params(guest.config)?.join("\n");
@@ -103,6 +103,8 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
         ("SLIRP_DNS", DNS.to_owned()),
         ("SLIRP_GATEWAY", GATEWAY.to_owned()),
         ("SLIRP_IP_ADDRESS", ADDRESS.to_owned()),
+        ("UDP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(udp, _)| udp.to_string())),
+        ("TCP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(_, tcp)| tcp.to_string())),
         ("VMTYPE", text("vmType", config.vm_type.as_deref())?),
         ("PLAIN", flag(config.plain)),
         ("SKIP_DEFAULT_DEPENDENCY_RESOLUTION", flag(Some(provision::skips_packages(config)))),
@@ -112,6 +114,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     .into();
     lines.extend(mounts(config)?);
     lines.extend(disks(config)?);
+    lines.extend(networks(guest)?);
     lines.extend(provision::data_env(config)?);
     let mut text: String = lines.iter().map(|(key, value)| format!("LIMA_CIDATA_{key}={value}\n")).collect();
     let remove = if certificates::removes_defaults(config) { "1" } else { "" };
@@ -128,6 +131,17 @@ fn mounts(config: &Config) -> Result<Vec<(String, String)>> {
         let point = mount.mount_point.as_deref().or(mount.location.as_deref());
         let point = required(&format!("mounts[{index}].mountPoint"), point)?;
         lines.push((format!("MOUNTS_{index}_MOUNTPOINT"), point.to_owned()));
+    }
+    Ok(lines)
+}
+
+fn networks(guest: &Guest) -> Result<Vec<(String, String)>> {
+    let mut lines = vec![("NETS".to_owned(), guest.networks.len().to_string())];
+    for (index, network) in guest.networks.iter().enumerate() {
+        let interface = one_line(&format!("networks[{index}].interface"), &network.interface)?;
+        let mac = one_line(&format!("networks[{index}].macAddress"), &network.mac)?.to_ascii_lowercase();
+        let fields = [("INTERFACE", interface.to_owned()), ("MAC", mac), ("ADDRESS", network.address.clone())];
+        lines.extend(fields.map(|(key, value)| (format!("NET_{index}_{key}"), value)));
     }
     Ok(lines)
 }

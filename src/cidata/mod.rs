@@ -5,6 +5,7 @@
 //! boot.sh lima.env param.env util/        our boot, started by user-data's per-boot script
 //! boot.essential.Linux/ boot.Linux/       ours and the driver's, in that order
 //! ca-certs/lima-%04d.crt                  certificates to trust
+//! lima-guestagent                         the agent, as a program
 //! provision.{dependency,data,system,user}/%08d   the user's, numbered by their place in lima.yaml
 //! ```
 //! Everything on it belongs to root and is closed to others: `env` and `param` may hold secrets.
@@ -24,8 +25,10 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::names::Name;
 
-pub use env::params;
+pub use env::{ADDRESS, GATEWAY, params};
 pub use iso::iso;
+
+const AGENT: &str = "lima-guestagent";
 
 /// Everything that the guest is told.
 #[derive(Debug, Clone)]
@@ -39,14 +42,29 @@ pub struct Guest<'a> {
     pub keep_host_keys: bool,
     /// MAC address of eth0.
     pub mac: &'a str,
+    /// Networks beside eth0, in the order of `networks`.
+    pub networks: &'a [Network],
+    /// Ports of the host's loopback, for UDP and for TCP, where the guest's name server listens.
+    pub dns: Option<(u16, u16)>,
     /// Name of the virtio-serial port for boot reports, or empty.
     pub boot_port: &'a str,
     /// From the driver: `boot.Linux/FILE` to its bytes.
     pub boot_scripts: &'a BTreeMap<String, Vec<u8>>,
     /// What is in the files of `caCerts.files`, which are the host's.
     pub ca_files: &'a [String],
+    /// The guest agent's program, if there is one for such a guest.
+    pub agent: Option<&'a [u8]>,
     /// The hostagent's environment, from which only proxy variables are taken.
     pub host_env: &'a BTreeMap<String, String>,
+}
+
+/// A network card beside eth0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    pub interface: String,
+    pub mac: String,
+    /// With the length of the prefix: `192.168.104.5/24`.
+    pub address: String,
 }
 
 /// A file of the disk.
@@ -73,14 +91,19 @@ pub fn render(guest: &Guest) -> Result<Cidata> {
     // is done, not what the guest is told: the first and the second boot have the same id.
     let told = Guest { keep_host_keys: false, ..guest.clone() };
     let iid = format!("iid-{}", hash(&entries(&told, "")?));
-    let entries = entries(guest, &iid)?;
+    let mut entries = entries(guest, &iid)?;
+    // Not part of the id: each boot installs the agent that is there, whatever else is told.
+    if let Some(agent) = guest.agent.filter(|_| guest.config.plain != Some(true)) {
+        entries.push(Entry::script(AGENT, agent));
+        entries.sort_by(|one, other| one.path.cmp(&other.path));
+    }
     Ok(Cidata { iid, entries })
 }
 
 /// Whether a disk was made from what [`render`] says, by whatever version, and not by Lima.
 pub fn is_ours(iso: &[u8]) -> bool {
     let mark = env::MARK.as_bytes();
-    iso.windows(mark.len()).any(|window| window == mark)
+    iso.split(|byte| *byte == b'\n').any(|line| line.starts_with(mark))
 }
 
 impl Entry {

@@ -25,8 +25,11 @@ const ON_DISK: &[(&str, &str)] = &[
     ("boot.essential.Linux/05-sudo-password.sh", include_str!("scripts/05-sudo-password.sh")),
     ("boot.Linux/05-lima-disks.sh", include_str!("scripts/05-lima-disks.sh")),
     ("boot.Linux/06-etc-hosts.sh", include_str!("scripts/06-etc-hosts.sh")),
+    ("boot.Linux/07-networks.sh", include_str!("scripts/07-networks.sh")),
+    ("boot.Linux/09-host-dns.sh", include_str!("scripts/09-host-dns.sh")),
     ("boot.Linux/10-timezone.sh", include_str!("scripts/10-timezone.sh")),
     ("boot.Linux/12-ca-certs.sh", include_str!("scripts/12-ca-certs.sh")),
+    ("boot.Linux/25-guestagent.sh", include_str!("scripts/25-guestagent.sh")),
 ];
 
 pub fn entries() -> impl Iterator<Item = Entry> {

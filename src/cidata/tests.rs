@@ -7,9 +7,12 @@ struct Told {
     config: Config,
     keys: Vec<String>,
     keep_host_keys: bool,
+    networks: Vec<Network>,
+    dns: Option<(u16, u16)>,
     boot_port: String,
     scripts: BTreeMap<String, Vec<u8>>,
     ca_files: Vec<String>,
+    agent: Option<Vec<u8>>,
     env: BTreeMap<String, String>,
 }
 
@@ -26,9 +29,12 @@ fn told() -> Told {
         config: Config { os: Some("Linux".into()), user: Some(user), ..Config::default() },
         keys: vec!["ssh-ed25519 AAAA lima".into()],
         keep_host_keys: false,
+        networks: vec![],
+        dns: None,
         boot_port: "io.limafs.boot.0".into(),
         scripts: BTreeMap::new(),
         ca_files: Vec::new(),
+        agent: None,
         env: BTreeMap::new(),
     }
 }
@@ -42,9 +48,12 @@ impl Told {
             ssh_keys: &self.keys,
             keep_host_keys: self.keep_host_keys,
             mac: "52:55:55:01:02:03",
+            networks: &self.networks,
+            dns: self.dns,
             boot_port: &self.boot_port,
             boot_scripts: &self.scripts,
             ca_files: &self.ca_files,
+            agent: self.agent.as_deref(),
             host_env: &self.env,
         })
     }
@@ -70,6 +79,20 @@ fn a_disk_of_ours_is_known_from_one_of_lima() {
     let meta = Entry::text("meta-data", "instance-id: iid-1795280298\nlocal-hostname: lima-foo\n");
     let env = Entry::text("lima.env", "LIMA_CIDATA_NAME=foo\nLIMA_CIDATA_USER=ada\n");
     assert!(!is_ours(&iso(&[env, meta]).unwrap()));
+}
+
+#[test]
+fn the_agent_is_on_the_disk_but_for_plain_guests_and_another_one_is_no_other_instance() {
+    let mut told = told();
+    let without = told.render().unwrap();
+    told.agent = Some(b"\x7fELF".to_vec());
+    let with = told.render().unwrap();
+    assert_eq!(with.iid, without.iid);
+    let agent = with.entries.iter().find(|entry| entry.path == "lima-guestagent").unwrap();
+    assert_eq!((agent.mode, &*agent.bytes), (0o700, &b"\x7fELF"[..]));
+    assert!(with.entries.is_sorted_by_key(|entry| &entry.path));
+    told.config.plain = Some(true);
+    assert!(told.render().unwrap().entries.iter().all(|entry| entry.path != "lima-guestagent"));
 }
 
 fn text(cidata: &Cidata, path: &str) -> String {
@@ -223,6 +246,31 @@ fn values_that_would_break_a_line_are_refused() {
         let error = told.render().unwrap_err();
         assert_eq!(error.errno(), libc::EINVAL, "{error}");
     }
+}
+
+#[test]
+fn the_guest_is_told_where_its_name_server_is() {
+    let lines = |told: &Told| {
+        let text = told.text("lima.env");
+        text.lines().filter(|line| line.contains("DNS_LOCAL_PORT")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let with = Told { dns: Some((5300, 5301)), ..told() };
+    assert_eq!(lines(&with), ["LIMA_CIDATA_UDP_DNS_LOCAL_PORT=5300", "LIMA_CIDATA_TCP_DNS_LOCAL_PORT=5301"]);
+    assert_eq!(lines(&told()), ["LIMA_CIDATA_UDP_DNS_LOCAL_PORT=", "LIMA_CIDATA_TCP_DNS_LOCAL_PORT="]);
+}
+
+#[test]
+fn a_network_is_in_the_environment_and_in_network_config() {
+    let network =
+        Network { interface: "lima0".into(), mac: "52:55:55:AA:bb:cc".into(), address: "192.168.104.5/24".into() };
+    let told = Told { networks: vec![network], ..told() };
+    let env = told.text("lima.env");
+    for line in ["NETS=1", "NET_0_INTERFACE=lima0", "NET_0_MAC=52:55:55:aa:bb:cc", "NET_0_ADDRESS=192.168.104.5/24"] {
+        assert!(env.lines().any(|found| found == format!("LIMA_CIDATA_{line}")), "{line}: {env}");
+    }
+    let config: Value = serde_yaml::from_str(&told.text("network-config")).unwrap();
+    assert_eq!(config["ethernets"]["lima0"]["addresses"][0], "192.168.104.5/24");
+    assert_eq!(config["ethernets"]["eth0"]["dhcp4"], true);
 }
 
 #[test]

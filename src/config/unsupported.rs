@@ -13,7 +13,6 @@ pub fn warn(filled: &Config, warnings: &mut Remarks) {
         ("containerd.user", containerd(user), "containerd is not set up yet by limafs"),
         ("mounts", has_any(&filled.mounts), "directories are not shared yet by limafs"),
         ("portForwards", forwards, "no port but that of ssh is forwarded yet by limafs"),
-        ("copyToHost", has_any(&filled.copy_to_host), "nothing is copied yet by limafs"),
     ] {
         if is_asked {
             warnings.add(field, why);

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::names::Name;
 use crate::started::Started;
 use crate::status::{Forward, Refusal, State, Status, Verb};
-use crate::store::{self, Record};
+use crate::store::{self, Ports, Record};
 
 /// How long a VM that was paused may take to say that it still is.
 const FIRST_WORD: Duration = Duration::from_millis(500);
@@ -65,6 +65,8 @@ pub struct Facts {
     pub ssh_local_port: u16,
     pub iid: String,
     pub driver_pid: Option<u32>,
+    /// Where the guest's name server listens, if it has one of ours.
+    pub dns: Option<Ports>,
     /// `None` when somebody else has started the VM.
     pub started: Option<Started>,
 }
@@ -75,6 +77,7 @@ pub struct Actor {
     pub(super) steps: Arc<dyn Steps>,
     pub(super) machine: Machine,
     pub(super) since: Timestamp,
+    step_since: Timestamp,
     pub(super) facts: Facts,
     pub(super) prepared: Option<Arc<Prepared>>,
     pub(super) tasks: Tasks,
@@ -122,17 +125,19 @@ impl Actor {
         let facts = Facts {
             driver: record.as_ref().map(|record| record.driver.clone()).unwrap_or_default(),
             ssh_local_port: record.as_ref().map_or(0, |record| record.ssh_local_port),
+            dns: record.as_ref().and_then(|record| record.dns),
             ..Facts::default()
         };
         let machine = Machine::default();
         let since = Timestamp::now();
-        let (status, _) = watch::channel(compose(&name, &machine, &facts, since));
+        let (status, _) = watch::channel(compose(&name, &machine, &facts, [since; 2]));
         Self {
             name,
             dir,
             steps,
             machine,
             since,
+            step_since: since,
             facts,
             prepared: None,
             tasks: Tasks::default(),
@@ -212,7 +217,7 @@ impl Actor {
 
     /// Publishes the present status to followers.
     fn publish(&mut self) {
-        let mut status = compose(&self.name, &self.machine, &self.facts, self.since);
+        let mut status = compose(&self.name, &self.machine, &self.facts, [self.since, self.step_since]);
         if self.machine.vm {
             status.forwards.extend(self.forwards.iter().cloned());
         }
@@ -256,6 +261,10 @@ impl Actor {
         if adopts || next.state() != self.machine.state() {
             let kept = self.written.as_ref().filter(|record| adopts && record.state == next.state());
             self.since = kept.map_or_else(Timestamp::now, |record| record.since);
+        }
+        let step = |machine: &Machine| machine.step.as_ref().map(|step| step.name.clone());
+        if step(&next) != step(&self.machine) {
+            self.step_since = Timestamp::now();
         }
         self.machine = next;
         if let Err(error) = self.write_down() {
@@ -308,6 +317,7 @@ impl Actor {
             driver_pid: self.facts.driver_pid.filter(|_| self.machine.vm),
             iid: self.facts.iid.clone(),
             ssh_local_port: self.facts.ssh_local_port,
+            dns: self.facts.dns,
             started: self.facts.started.clone().filter(|_| self.machine.vm),
             step: self.machine.step.as_ref().map(|step| step.name.clone()),
             errors: self.machine.errors(),
@@ -411,7 +421,7 @@ async fn from_task(news: &mut Option<mpsc::Receiver<Event>>) -> Option<Event> {
     }
 }
 
-fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> Status {
+fn compose(name: &Name, machine: &Machine, facts: &Facts, [since, step_since]: [Timestamp; 2]) -> Status {
     let forwarded = machine.vm && facts.ssh_local_port != 0 && !facts.ssh_address.is_empty();
     let forward = Forward {
         proto: "tcp".into(),
@@ -426,6 +436,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> S
         goal: machine.goal,
         since,
         step: machine.step.as_ref().map(state::Step::text),
+        step_since: machine.step.as_ref().map(|_| step_since),
         ready: machine.ready && machine.vm,
         driver: facts.driver.clone(),
         accelerator: facts.accelerator.clone(),

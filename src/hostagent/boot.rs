@@ -1,9 +1,11 @@
 //! A real boot, from lima.yaml to all that the VM's process needs. Each step has a name that `status` shows.
 //! Starts no VM: the actor does, after the intent was written down.
 
+mod agent;
 mod disks;
 mod guest;
 mod image;
+mod networks;
 mod port;
 
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use limafs_driver::{Config, Driver, Instance};
 use tokio::sync::mpsc;
 
 use super::actor::Facts;
+use super::dns;
 use super::line::Line;
 use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
@@ -25,7 +28,7 @@ use crate::host::Host;
 use crate::names::{self, Home, Name};
 use crate::registry;
 use crate::started::Started;
-use crate::store::{self, Record};
+use crate::store::{self, Ports, Record};
 
 /// The steps of a real instance.
 pub struct Boot {
@@ -52,8 +55,11 @@ impl Steps for Boot {
         disks::claim(self, &instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
-        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity).await?;
+        let dns = self.dns_ports(&instance.config)?;
+        let ways = guest::Ways { dns, networks: networks::join(self, &instance.config).await? };
+        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &ways).await?;
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
+        prepared.facts.dns = dns;
         prepared.facts.started = started;
         if let Some(line) = &prepared.line {
             ssh::config::write(line.login())?;
@@ -79,11 +85,17 @@ impl Steps for Boot {
         let mut prepared = self.prepared(driver, &instance, identity, iid, false).await?;
         let record = record.filter(|record| record.boot_id == store::boot_id());
         prepared.facts.started = record.and_then(|record| record.started.clone());
+        prepared.facts.dns = record.and_then(|record| record.dns);
         Ok(prepared)
     }
 
     async fn rest(&self) {
         disks::release(self).await;
+        networks::leave(self).await;
+        match self.load() {
+            Ok(config) => ready::copies::remove(&config),
+            Err(error) => tracing::warn!("{error}"),
+        }
     }
 
     async fn await_ready(&self, prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &mpsc::Sender<Event>) {
@@ -109,6 +121,16 @@ impl Boot {
 
     fn last_port(&self, record: Option<&Record>) -> Option<u16> {
         record.map(|record| record.ssh_local_port).filter(|port| *port != 0).or_else(|| ssh::config::port(&self.dir))
+    }
+
+    /// Where the guest's name server is to listen, if it has one of ours.
+    fn dns_ports(&self, config: &Config) -> Result<Option<Ports>> {
+        let wanted = config.host_resolver.as_ref().and_then(|resolver| resolver.enabled);
+        if config.plain == Some(true) || wanted != Some(true) {
+            return Ok(None);
+        }
+        let last = store::record(&self.dir).and_then(|record| record.dns);
+        dns::choose(last).map(Some).map_err(|error| Error::failed("ports for the guest's name server", error))
     }
 
     fn instance(&self, config: Config, port: u16) -> Instance {

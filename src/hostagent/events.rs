@@ -197,6 +197,7 @@ mod tests {
             goal: Goal::Running,
             since: Timestamp::UNIX_EPOCH,
             step: None,
+            step_since: None,
             ready: false,
             driver: "qemu".into(),
             accelerator: None,

@@ -3,6 +3,7 @@
 
 mod actor;
 mod boot;
+mod dns;
 mod events;
 mod forward;
 mod guest;

@@ -5,6 +5,7 @@
 //! so one patient connection sees sshd late; hence many fresh ones. Short fixed limits on a busy host make the guest
 //! fork sshd for nothing and never become ready; hence limits that grow.
 
+pub mod copies;
 mod lines;
 pub mod probe;
 pub mod user_probes;
@@ -12,6 +13,7 @@ pub mod user_probes;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -29,6 +31,10 @@ const LOOK: Duration = Duration::from_secs(300);
 /// When a guest that should have reported by itself is tried for all the same.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// How often the number of tries is told anew.
+const RETELL: Duration = Duration::from_secs(5);
+const FOR_SSH: &str = "waiting for ssh";
+
 type Tell = mpsc::Sender<Event>;
 
 /// Waits for the guest of one boot and tells of what it finds; returns when there is nothing more to tell.
@@ -38,7 +44,7 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
         return say(tell, Event::Done(vec![])).await;
     };
     let mut guest = lines::Guest::new(&prepared.facts.iid, lines);
-    say(tell, Event::Step(Step::named("waiting for ssh"))).await;
+    say(tell, Event::Step(Step::named(FOR_SSH))).await;
     let session = reach(line.login(), &mut guest, prepared.push, tell).await;
     if let Err(error) = session.trust(line.login()) {
         tracing::warn!("{error}");
@@ -51,6 +57,7 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
         failures = finish(line, &mut guest, tell).await;
     }
     failures.extend(user_probes::run(&prepared.probes, line, user_probes::LIMITS, tell).await);
+    failures.extend(copies::run(&prepared.config, line, tell).await);
     say(tell, Event::Done(failures)).await;
 }
 
@@ -64,16 +71,24 @@ async fn reach(login: &Login, guest: &mut lines::Guest, push: bool, tell: &Tell)
     }
     let mut last = Fault::Unreachable("no answer".into());
     let mut told = Told::default();
+    let (mut tries, mut retold) = (0, Instant::now());
     loop {
         // Every arm is cancel-safe: a JoinSet, a channel and a clock.
         tokio::select! {
             result = probe.next() => match result {
                 Ok(session) => return session,
                 Err(fault) => {
-                    if fault != last {
+                    tries += 1;
+                    let is_news = fault != last;
+                    if is_news {
                         tracing::info!("{fault}");
                     }
                     last = fault;
+                    if is_news || retold.elapsed() > RETELL {
+                        retold = Instant::now();
+                        let detail = tried(tries, &last);
+                        say(tell, Event::Step(Step { detail, ..Step::named(FOR_SSH) })).await;
+                    }
                 }
             },
             () = guest.up() => probe.now(),
@@ -148,6 +163,11 @@ async fn look(line: &Line, iid: &str) -> Option<Vec<String>> {
             None
         }
     }
+}
+
+/// For `status`: how often something was tried, and how it last went.
+fn tried(tries: u32, last: &impl Display) -> String {
+    format!("({tries} {}: {last})", if tries == 1 { "try" } else { "tries" })
 }
 
 async fn say(tell: &Tell, event: Event) {

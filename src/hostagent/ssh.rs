@@ -10,6 +10,7 @@ pub mod tunnel;
 #[cfg(test)]
 pub mod tests;
 
+use std::io;
 use std::net::Shutdown;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use russh::ChannelMsg;
 use russh::client::{self, Handle};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -75,6 +77,8 @@ pub struct Output {
     /// `None` when the command was ended by a signal.
     pub exit: Option<u32>,
     pub stdout: String,
+    /// The last line on standard error; may be empty.
+    pub complaint: String,
 }
 
 /// A connection on which an ssh server has begun to speak. It has forked for us: hanging up now costs the guest.
@@ -155,21 +159,56 @@ impl Session {
             // A program that ended without reading has not failed for that.
             let _ = channel.eof().await;
         }
-        let mut stdout = Vec::new();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut exit = None;
         let mut ended = false;
         // The exit status may come after the end of the output.
         while let Some(message) = channel.wait().await {
             match message {
                 ChannelMsg::Data { data } if stdout.len() < OUTPUT_MAX => stdout.extend_from_slice(&data),
+                ChannelMsg::ExtendedData { data, .. } if stderr.len() < OUTPUT_MAX => stderr.extend_from_slice(&data),
                 ChannelMsg::ExitStatus { exit_status } => (exit, ended) = (Some(exit_status), true),
                 ChannelMsg::ExitSignal { .. } => ended = true,
                 _ => {}
             }
         }
         match ended {
-            true => Ok(Output { exit, stdout: String::from_utf8_lossy(&stdout).into_owned() }),
+            true => {
+                let stdout = String::from_utf8_lossy(&stdout).into_owned();
+                Ok(Output { exit, stdout, complaint: last_line(&stderr) })
+            }
             false => Err(russh::Error::Disconnect),
+        }
+    }
+
+    /// Runs a command and writes what it prints, at most `most` bytes. Its exit code, and the end of its complaint.
+    pub async fn fetch(
+        &self,
+        command: &str,
+        sink: &mut (impl AsyncWrite + Unpin),
+        most: u64,
+    ) -> io::Result<(Option<u32>, String)> {
+        let mut channel = self.handle.channel_open_session().await.map_err(io::Error::other)?;
+        channel.exec(true, command).await.map_err(io::Error::other)?;
+        let (mut exit, mut left, mut complaint) = (None, most, Vec::new());
+        let mut ended = false;
+        while let Some(message) = channel.wait().await {
+            match message {
+                ChannelMsg::Data { data } => {
+                    left = left.checked_sub(data.len() as u64).ok_or_else(|| too_large(most))?;
+                    sink.write_all(&data).await?;
+                }
+                ChannelMsg::ExtendedData { data, .. } if complaint.len() < OUTPUT_MAX => {
+                    complaint.extend_from_slice(&data);
+                }
+                ChannelMsg::ExitStatus { exit_status } => (exit, ended) = (Some(exit_status), true),
+                ChannelMsg::ExitSignal { .. } => ended = true,
+                _ => {}
+            }
+        }
+        match ended {
+            true => Ok((exit, last_line(&complaint))),
+            false => Err(io::Error::other("the connection was lost")),
         }
     }
 
@@ -196,6 +235,17 @@ impl Session {
     pub fn shut(&self) {
         self.socket.shut();
     }
+}
+
+fn too_large(most: u64) -> io::Error {
+    io::Error::other(format!("it is larger than {} MiB", most >> 20))
+}
+
+/// What a guest's program said last, made safe for a line of a log.
+fn last_line(complaint: &[u8]) -> String {
+    let text = String::from_utf8_lossy(complaint);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    line.chars().filter(|char| !char.is_control()).take(200).collect()
 }
 
 fn unreachable(error: impl ToString) -> Fault {

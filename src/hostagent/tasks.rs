@@ -13,6 +13,7 @@ use super::guest::{Company, Scene};
 use super::state::{Action, Call, Phase};
 use super::steps::Prepared;
 use crate::error::{Error, Result};
+use crate::names::Home;
 
 /// How long a guest has to power down; as long as Lima gives it.
 const GRACE: Duration = Duration::from_secs(180);
@@ -182,7 +183,8 @@ impl Actor {
             return;
         }
         let Some(prepared) = &self.prepared else { return };
-        self.company = Company::begin(prepared);
+        let home = Home::at(self.dir.parent().unwrap_or(&self.dir));
+        self.company = Company::begin(&home, prepared);
         if let Some(line) = &prepared.line
             && self.machine.settled
         {

@@ -1,6 +1,8 @@
 //! A guest's life from its first boot to its removal.
 
-use crate::common::{Case, Fleet, Outcome, procs, secs, wait_until};
+use rustix::process::Signal;
+
+use crate::common::{Case, Failed, Fleet, Outcome, procs, secs, wait_for, wait_until};
 use crate::guest::{FAST_BOOT, FULL_BOOT, STOP, boot, boot_id, fast, full, ssh, stop, up};
 use crate::{cases, ensure, same};
 
@@ -19,12 +21,16 @@ pub fn cases() -> Vec<Case> {
 
 fn a_fast_guest_from_first_boot_to_removal() -> Outcome {
     let fleet = Fleet::mounted()?;
-    fleet.create("foo", &fast("message: hello {{.Name}}\n")?)?;
+    let hosts = "hostResolver: {hosts: {db.test: 10.1.2.3, alias.test: host.lima.internal}}\n";
+    let copies = "copyToHost:\n- {guest: /etc/shadow, host: '{{.Dir}}/copied/shadow', deleteOnStop: true}\n\
+                  - {guest: /none, host: '{{.Dir}}/copied/none', skipIfMissing: true}\n";
+    fleet.create("foo", &fast(&format!("message: hello {{{{.Name}}}}\n{hosts}{copies}"))?)?;
     let mut tail = fleet.start("exec tail -F foo/serial.log")?;
     boot(&fleet, "foo", FAST_BOOT)?;
 
     same!(ssh(&fleet, "foo", "hostname")?, "lima-foo");
     same!(ssh(&fleet, "foo", "sudo id -u")?, "0");
+    same!(names(&fleet)?, "10.1.2.3 192.168.5.2");
     ensure!(ssh(&fleet, "foo", "uname -a")?.contains("Linux"), "no uname");
     wait_until("tail -F shows the console", secs(5), || tail.out().len() > 50)?;
     let accelerator = fleet.read("foo/status");
@@ -42,11 +48,23 @@ fn a_fast_guest_from_first_boot_to_removal() -> Outcome {
     let key = fleet.home.join("_config/user").display().to_string();
     ensure!(effective.contains(&key), "another key: {effective}");
 
+    let copied = fleet.home.join("foo/copied");
+    same!(std::fs::read_dir(&copied).map(Iterator::count).ok(), Some(1));
+    let shadow = fleet.ok(&format!("stat -c %a {0}; cut -d: -f1 {0} | head -1", copied.join("shadow").display()))?;
+    same!(shadow, "600\nroot");
+
     let key = ssh(&fleet, "foo", "cat /etc/ssh/ssh_host_ed25519_key.pub")?;
     let first = boot_id(&fleet, "foo")?;
+    let hostagent = wait_for("a hostagent", secs(5), || fleet.hostagent("foo"))?;
+    procs::signal(hostagent, Signal::KILL);
+    wait_until("another hostagent", secs(20), || fleet.hostagent("foo").is_some_and(|pid| pid != hostagent))?;
+    wait_until("names after the hostagent's end", secs(20), || {
+        names(&fleet).is_ok_and(|found| found == "10.1.2.3 192.168.5.2")
+    })?;
     ssh(&fleet, "foo", "echo kept > ~/kept; sync")?;
     stop(&fleet, "foo")?;
     ensure!(fleet.vm("foo").is_none(), "a stopped instance has a VM");
+    ensure!(!copied.join("shadow").exists(), "the copy is still there");
 
     boot(&fleet, "foo", FAST_BOOT)?;
     same!(ssh(&fleet, "foo", "cat ~/kept")?, "kept");
@@ -58,13 +76,23 @@ fn a_fast_guest_from_first_boot_to_removal() -> Outcome {
     Ok(())
 }
 
+/// What the guest finds for two names of `hostResolver.hosts`.
+fn names(fleet: &Fleet) -> Result<String, Failed> {
+    ssh(
+        fleet,
+        "foo",
+        "for name in db.test alias.test; do getent ahostsv4 $name; done | awk '/STREAM/ {print $1}' | xargs",
+    )
+}
+
 fn a_full_guest_boots_with_cloud_init() -> Outcome {
     let fleet = Fleet::mounted()?;
     fleet.create(
         "foo",
-        &full("provision:\n- script: echo system > /var/tmp/ran\n- mode: user\n  script: whoami >> ~/ran\n")?,
+        &full("hostResolver: {hosts: {db.test: 10.1.2.3, alias.test: host.lima.internal}}\nprovision:\n- script: echo system > /var/tmp/ran\n- mode: user\n  script: whoami >> ~/ran\n")?,
     )?;
     boot(&fleet, "foo", FULL_BOOT)?;
+    same!(names(&fleet)?, "10.1.2.3 192.168.5.2");
     let status = ssh(&fleet, "foo", "cloud-init status --long")?;
     ensure!(status.contains("status: done"), "{status}");
     same!(ssh(&fleet, "foo", "cat /var/tmp/ran; test \"$(cat ~/ran)\" = \"$(whoami)\" && echo user")?, "system\nuser");

@@ -6,7 +6,9 @@ mod common;
 mod boot;
 mod disks;
 mod guest;
+mod guestagent;
 mod kills;
+mod networks;
 mod provision;
 
 use std::process::ExitCode;
@@ -17,5 +19,7 @@ fn main() -> ExitCode {
     all.extend(provision::cases());
     all.extend(disks::cases());
     all.extend(kills::cases());
+    all.extend(networks::cases());
+    all.extend(guestagent::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub has_cidata: bool,
     pub ssh_port: u16,
     pub mac: String,
+    /// Beside the first: control directories of switches, and MAC addresses.
+    pub networks: Vec<(PathBuf, String)>,
     pub shares: Vec<Share>,
 }
 
@@ -192,6 +194,14 @@ fn network(line: &mut Line, plan: &Plan) {
         let props = props.set("netdev", "net0").set("mac", &plan.mac);
         if has_rom { props.set("romfile", "") } else { props }
     });
+    for (index, (switch, mac)) in (1..).zip(&plan.networks) {
+        let id = format!("net{index}");
+        line.props("-netdev", Props::new("vde").set("id", &id).set("sock", switch));
+        line.virtio("virtio-net", |props| {
+            let props = props.set("netdev", &id).set("mac", mac);
+            if has_rom { props.set("romfile", "") } else { props }
+        });
+    }
 }
 
 fn consoles(line: &mut Line, plan: &Plan) {

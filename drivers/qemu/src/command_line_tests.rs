@@ -20,6 +20,7 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
         has_cidata: true,
         ssh_port: 2222,
         mac: "52:55:55:00:11:22".into(),
+        networks: vec![],
         shares: vec![],
     }
 }
@@ -28,6 +29,15 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
 fn text(plan: &Plan) -> String {
     let words: Vec<String> = command_line(plan).iter().map(|word| word.to_string_lossy().into_owned()).collect();
     words.join(" ").replace(" -", "\n-")
+}
+
+#[test]
+fn a_network_is_a_card_on_its_switch() {
+    let mut plan = plan("x86_64", "tcg");
+    plan.networks = vec![("/h,x/_networks/user-v2/vde.ctl".into(), "52:55:55:00:11:33".into())];
+    let text = text(&plan);
+    assert!(text.contains("\n-netdev vde,id=net1,sock=/h,,x/_networks/user-v2/vde.ctl\n"), "{text}");
+    assert!(text.contains("\n-device virtio-net-pci,netdev=net1,mac=52:55:55:00:11:33,romfile=\n"), "{text}");
 }
 
 #[test]

@@ -86,7 +86,10 @@ fn refuse_unsupported(config: &Config) -> Result<()> {
         return Err(Error::invalid("os", format!("{os} is not supported yet by the QEMU driver of limafs")));
     }
     match config {
-        _ if config.networks.as_ref().is_some_and(|networks| !networks.is_empty()) => refuse("networks"),
+        _ if config.networks.iter().flatten().any(|network| text(&network.socket).is_some()) => {
+            refuse("networks[].socket")
+        }
+        _ if config.networks.iter().flatten().any(|network| network.vz_nat == Some(true)) => refuse("networks[].vzNAT"),
         _ if config.tpm == Some(true) => refuse("tpm"),
         _ if audio.is_some() => refuse("audio.device"),
         _ if display.is_some() => refuse("video.display"),
@@ -163,7 +166,8 @@ mod tests {
     #[test]
     fn what_would_have_to_be_ignored_is_refused_by_name() {
         for (field, config) in [
-            ("networks", r#"{"networks": [{"lima": "shared"}]}"#),
+            ("networks[].socket", r#"{"networks": [{"socket": "/s"}]}"#),
+            ("networks[].vzNAT", r#"{"networks": [{"vzNAT": true}]}"#),
             ("tpm", r#"{"tpm": true}"#),
             ("audio.device", r#"{"audio": {"device": "pa"}}"#),
             ("video.display", r#"{"video": {"display": "vnc"}}"#),

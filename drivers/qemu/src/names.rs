@@ -10,6 +10,9 @@ pub(crate) const KERNEL_CMDLINE: &str = "kernel.cmdline";
 pub(crate) const INITRD: &str = "initrd";
 /// Beside the instance directories: `_disks/NAME/datadisk`.
 pub(crate) const DISKS: &str = "_disks";
+/// Beside the instance directories: `_networks/NAME/vde.ctl` is the control directory of a network's switch.
+pub(crate) const NETWORKS: &str = "_networks";
+pub(crate) const SWITCH: &str = "vde.ctl";
 pub(crate) const DATA_DISK: &str = "datadisk";
 pub(crate) const CIDATA_ISO: &str = "cidata.iso";
 pub(crate) const FIRMWARE: &str = "qemu-efi-code.fd";

@@ -35,6 +35,7 @@ pub(crate) fn plan(
         dir: dir.clone(),
         ssh_port: instance.ssh_local_port,
         mac: mac_address(&machine_id(), &dir.to_string_lossy()),
+        networks: networks(instance),
         shares: configure::shares(&instance.config),
         accelerator: accelerator.name.clone(),
         program: program.words,
@@ -77,6 +78,16 @@ fn additional_disks(instance: &Instance) -> Result<Vec<(PathBuf, Format)>> {
         Ok((path, image.format))
     };
     instance.config.additional_disks.iter().flatten().map(disk).collect()
+}
+
+/// The control directories of their switches, which whoever starts the VM has started, and their MAC addresses.
+fn networks(instance: &Instance) -> Vec<(PathBuf, String)> {
+    let home = instance.dir.parent().unwrap_or(&instance.dir).join(names::NETWORKS);
+    let network = |network: &limafs_driver::Network| {
+        let name = network.lima.as_deref()?;
+        Some((home.join(name).join(names::SWITCH), network.mac_address.clone()?))
+    };
+    instance.config.networks.iter().flatten().filter_map(network).collect()
 }
 
 fn cpu(instance: &Instance, machine: &Machine, accelerator: &Accelerator) -> Result<String> {

@@ -9,25 +9,42 @@ use super::Boot;
 use crate::cidata::{self, Guest};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::hostagent::dns;
 use crate::hostagent::ssh::{keys::Identity, pin};
 use crate::names;
 use crate::store;
 
+/// Where a guest finds others.
+pub struct Ways {
+    pub dns: Option<dns::Ports>,
+    pub networks: Vec<cidata::Network>,
+}
+
 /// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
-pub async fn write_cidata(boot: &Boot, driver: &dyn Driver, config: &Config, identity: &Identity) -> Result<String> {
+pub async fn write_cidata(
+    boot: &Boot,
+    driver: &dyn Driver,
+    config: &Config,
+    identity: &Identity,
+    ways: &Ways,
+) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
     forget_host_keys_of_others(&path, &known_hosts)?;
     let boot_port = driver.info().boot_port;
+    let agent = super::agent::program(config).await;
     let guest = Guest {
         name: &boot.name,
         config,
         ssh_keys: &ssh_keys(boot, config, identity),
         keep_host_keys: pin::read(&known_hosts, &boot.name.hostname())?.is_set(),
         mac: &mac_address(&boot.host.machine_id, &boot.dir.to_string_lossy()),
+        networks: &ways.networks,
+        dns: ways.dns.map(|ports| (ports.udp, ports.tcp)),
         boot_port: &boot_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
+        agent: agent.as_deref(),
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use limafs_guestagent::client::{self, Client};
 use limafs_guestagent::proto::{Event, IpPort};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tonic::{Response, Status};
+use tonic::Status;
 
 use super::clock;
 use super::drained::drained;
-use super::http2::{self, Client};
 use super::rules::{Listener, Proto};
 use crate::hostagent::guest::Scene;
 use crate::hostagent::line::Line;
@@ -116,7 +116,8 @@ impl Agent {
     {
         let (stream, reading) = drained(stream);
         let talking = async {
-            let (client, connection) = http2::connect(stream).await?;
+            let connecting = timeout(ANSWER, client::connect(stream)).await.map_err(|_| "no answer")?;
+            let (client, connection) = connecting.map_err(|error| error.to_string())?;
             tokio::select! {        // each arm ends the connection
                 ended = connection => Err(ended.err().map_or_else(|| "it hung up".into(), |error| error.to_string())),
                 ended = self.talk(client) => ended,
@@ -132,8 +133,8 @@ impl Agent {
         let mut events = events(client.clone());
         // Asked for before the snapshot is, so that nothing falls between the two; the agent tells of changes only.
         let early = events.next().now_or_never();
-        let info = timeout(ANSWER, client.clone().get_info(())).await.map_err(|_| "no answer")?.map_err(sentence)?;
-        let listeners = info.into_inner().local_ports.iter().filter_map(listener).take(LISTENERS).collect();
+        let info = timeout(ANSWER, client.clone().info()).await.map_err(|_| "no answer")?.map_err(sentence)?;
+        let listeners = info.local_ports.iter().filter_map(listener).take(LISTENERS).collect();
         tracing::info!("the guest agent answers");
         self.heard.send_replace(Heard { listeners: Arc::new(listeners), client: Some(client.clone()) });
         if let Some(event) = early {
@@ -175,7 +176,7 @@ impl Agent {
 
 /// The agent's events. It answers with the first of them, which may be long in coming.
 fn events(mut client: Client) -> BoxStream<'static, Result<Event, Status>> {
-    let opening = async move { client.get_events(()).await.map(Response::into_inner) };
+    let opening = async move { client.events().await };
     stream::once(opening).try_flatten().boxed()
 }
 

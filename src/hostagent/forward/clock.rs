@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
-use limafs_guestagent::proto::TimeSyncRequest;
+use limafs_guestagent::client::Client;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use super::http2::Client;
 use crate::hostagent::guest::Scene;
 
 /// As Lima does: a guest sets its clock itself while it boots.
@@ -42,10 +41,8 @@ pub async fn keep(mut client: Client, mut scene: watch::Receiver<Scene>) -> Resu
 }
 
 async fn sync(client: &mut Client, scene: &watch::Receiver<Scene>) -> Result<(), String> {
-    let request = TimeSyncRequest { host_time: Some(SystemTime::now().into()) };
-    match timeout(ANSWER, client.sync_time(request)).await {
+    match timeout(ANSWER, client.sync_time(SystemTime::now())).await {
         Ok(Ok(answer)) => {
-            let answer = answer.into_inner();
             if !answer.error.is_empty() {
                 tracing::warn!("the guest's clock is off by {} ms: {:.200?}", answer.drift_ms, answer.error);
             } else if answer.adjusted {

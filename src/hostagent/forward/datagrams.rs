@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use limafs_guestagent::client::Client;
 use limafs_guestagent::proto::TunnelMessage;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
@@ -14,7 +15,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::agent::Heard;
-use super::http2::Client;
 use super::post::Way;
 use super::rules::Proto;
 use super::tunnel::{self, greeting};

@@ -11,7 +11,6 @@ mod clock;
 mod datagrams;
 mod drained;
 mod holder;
-mod http2;
 mod place;
 mod post;
 mod rules;

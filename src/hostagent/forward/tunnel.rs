@@ -8,14 +8,14 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
+use limafs_guestagent::client::{Client, dial};
 use limafs_guestagent::proto::TunnelMessage;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status};
+use tonic::Status;
 
 use super::Socket;
-use super::http2::Client;
 use super::rules::Proto;
 
 /// As much as Lima's agents send at once.
@@ -25,17 +25,12 @@ pub type Replies = BoxStream<'static, Result<TunnelMessage, Status>>;
 
 /// What every message of a tunnel says. The address is ours: what the guest says of one is not looked at.
 pub fn greeting(proto: Proto, guest: SocketAddr) -> TunnelMessage {
-    TunnelMessage {
-        id: format!("{}-{guest}", proto.word()),
-        protocol: proto.word().into(),
-        guest_addr: guest.to_string(),
-        ..TunnelMessage::default()
-    }
+    dial(&format!("{}-{guest}", proto.word()), proto.word(), &guest.to_string())
 }
 
 /// Opens a tunnel. An agent may answer only when the guest has something to say.
 pub fn open(mut client: Client, messages: impl stream::Stream<Item = TunnelMessage> + Send + 'static) -> Replies {
-    let opening = async move { client.tunnel(messages).await.map(Response::into_inner) };
+    let opening = async move { client.tunnel(messages).await };
     stream::once(opening).try_flatten().boxed()
 }
 

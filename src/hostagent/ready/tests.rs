@@ -192,7 +192,7 @@ async fn a_probe_is_tried_again_and_at_last_told_with_its_hint() {
     assert_eq!(failures, ["probe docker: failed with exit code 4; see the log"]);
     let step = Step::named("waiting for probe docker");
     assert_eq!(told.recv().await, Some(Event::Step(step.clone())));
-    let detail = "failed with exit code 4".into();
+    let detail = "(1 try: failed with exit code 4)".into();
     assert_eq!(told.recv().await, Some(Event::Step(Step { detail, ..step })));
     assert_eq!(guest.connections(), 1);
 }

@@ -7,10 +7,11 @@ use limafs_driver::Config;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::say;
+use super::{say, tried};
 use crate::cidata;
 use crate::error::Result;
 use crate::hostagent::line::Line;
+use crate::hostagent::ssh::Output;
 use crate::hostagent::state::{Event, Step};
 
 /// Reads the interpreter's line, then `KEY=VALUE` lines up to an empty one; the rest is the interpreter's. Shells read
@@ -70,27 +71,34 @@ impl UserProbe {
     /// `None` once the script has succeeded; else why it did not.
     async fn wait(&self, line: &Line, limits: Limits, tell: &mpsc::Sender<Event>) -> Option<String> {
         let deadline = Instant::now() + limits.patience;
+        let mut tries = 0;
         let mut step = Step::named(format!("waiting for probe {}", self.description));
         loop {
             say(tell, Event::Step(step.clone())).await;
             let why = match self.attempt(line).await {
-                Ok(0) => return None,
-                Ok(code) => format!("failed with exit code {code}"),
-                Err(why) => why,
+                Ok(None) => return None,
+                Ok(Some(why)) | Err(why) => why,
             };
+            tries += 1;
             tracing::info!("probe {}: {why}", self.description);
             if Instant::now() + limits.pause > deadline {
                 return Some(self.sentence(&why));
             }
-            step.detail = why;
+            step.detail = tried(tries, &why);
             sleep(limits.pause).await;
         }
     }
 
-    async fn attempt(&self, line: &Line) -> std::result::Result<u32, String> {
+    /// What is wrong, if anything.
+    async fn attempt(&self, line: &Line) -> std::result::Result<Option<String>, String> {
         let session = timeout(ANSWER, line.session()).await.map_err(|_| "ssh does not answer")?;
         match session.exec_with(COMMAND, &self.input, RUN).await {
-            Ok(output) => output.exit.ok_or_else(|| "was ended by a signal".into()),
+            Ok(Output { exit: Some(0), .. }) => Ok(None),
+            Ok(Output { exit: None, .. }) => Ok(Some("was ended by a signal".into())),
+            Ok(Output { exit: Some(code), complaint, .. }) => {
+                let complaint = if complaint.is_empty() { complaint } else { format!(": {complaint}") };
+                Ok(Some(format!("failed with exit code {code}{complaint}")))
+            }
             Err(fault) => Err(fault.to_string()),
         }
     }

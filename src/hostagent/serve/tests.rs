@@ -27,6 +27,7 @@ fn status(port: u16) -> Status {
         goal: Goal::Running,
         since: Timestamp::UNIX_EPOCH,
         step: None,
+        step_since: None,
         ready: true,
         driver: "qemu".into(),
         accelerator: None,

@@ -19,7 +19,7 @@ async fn a_command_runs_and_its_output_and_exit_code_come_back() {
     let login = guest.login().await;
     let session = connect(&login, LONG).await.unwrap();
     let output = session.exec("hello 3", LONG).await.unwrap();
-    assert_eq!(output, Output { exit: Some(3), stdout: "hello 3".into() });
+    assert_eq!(output, Output { exit: Some(3), stdout: "hello 3".into(), complaint: String::new() });
     session.shut();
     timeout(LONG, session.closed()).await.unwrap();
     assert!(!session.is_open());

@@ -24,6 +24,9 @@ pub fn status(snapshot: &Snapshot) -> String {
     if let Some(step) = agent.and_then(|status| status.step.as_deref()) {
         line("step", step);
     }
+    if let Some(since) = agent.and_then(|status| status.step_since) {
+        line("step_since", &format!("{since:.0}"));
+    }
     line("ready", if agent.is_some_and(|status| status.ready) { "yes" } else { "no" });
     if let Some(loaded) = snapshot.loaded() {
         let config = &loaded.filled;
@@ -93,6 +96,7 @@ pub fn status_json(snapshot: &Snapshot) -> String {
     if let Some(status) = agent {
         if let Some(step) = &status.step {
             object.insert("step".into(), json!(step));
+            object.insert("stepSince".into(), json!(status.step_since));
         }
         if let Some(accelerator) = &status.accelerator {
             object.insert("accelerator".into(), json!(accelerator));

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Installs the guest agent, or its next version, and sees to it that it runs: the host learns from it what listens here.
+agent=$LIMA_CIDATA_MNT/lima-guestagent
+[ -f "$agent" ] || exit 0
+set -e
+bin=${LIMA_CIDATA_GUEST_INSTALL_PREFIX:-/usr/local}/bin
+installed=$bin/lima-guestagent
+
+sum() {
+    sha256sum 2>/dev/null <"$1" || :
+}
+
+updated=false
+if [ ! -x "$installed" ] || [ "$(sum "$agent")" != "$(sum "$installed")" ]; then
+    # Exchanged, not overwritten: the old one may be running.
+    mkdir -p "$bin"
+    cp "$agent" "$installed.new"
+    chmod 755 "$installed.new"
+    mv -f "$installed.new" "$installed"
+    updated=true
+fi
+
+if [ -d /run/systemd/system ]; then
+    "$installed" install-systemd --guestagent-updated="$updated" --socket-owner "$LIMA_CIDATA_UID"
+elif [ -x /sbin/openrc-run ]; then
+    "$installed" install-openrc --guestagent-updated="$updated" --socket-owner "$LIMA_CIDATA_UID"
+else
+    # Nobody here restarts what ends.
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    setsid sh -c 'while :; do "$0" daemon --socket-owner "$1"; sleep 1; done' "$installed" "$LIMA_CIDATA_UID" \
+        >>/var/log/lima-guestagent.log 2>&1 </dev/null &
+fi
