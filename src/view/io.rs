@@ -105,6 +105,8 @@ impl View {
             | Target::Templates
             | Target::Instance(_)
             | Target::WaitDir(_)
+            | Target::SocketDir(_)
+            | Target::Socket(..)
             | Target::Disks
             | Target::Disk(_) => {
                 Err(Error::Io { path: "directory".into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })

@@ -7,7 +7,7 @@ use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
-use super::node::{Body, DEFINITION, DISKS_DIR, IMAGES_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::node::{Body, DEFINITION, DISKS_DIR, IMAGES_DIR, NodeId, RootBody, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR};
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::Tree;
 use super::wait::Condition;
@@ -31,7 +31,7 @@ impl View {
     pub fn lookup(&self, caller: Caller, parent: Ino, name: &str) -> Result<Attr> {
         let parent = self.target(parent)?;
         let mut tree = self.0.tree.lock();
-        let target = child(&mut tree, &parent, name)?;
+        let target = self.child(&mut tree, &parent, name)?;
         if let Target::Node(key, id) = target
             && tree.instance(key)?.unlinked.is_by(caller.pid, id)
         {
@@ -58,7 +58,7 @@ impl View {
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
             Target::Template(name) => self.template_attr(tree, name)?,
             Target::RootNode(id) => self.root_attr(tree, ino, *id),
-            Target::Instance(key) => Attr::directory(ino, 1, tree.instance(*key)?.changed, directory),
+            Target::Instance(key) => Attr::directory(ino, 2, tree.instance(*key)?.changed, directory),
             Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
             Target::Wait(key, _) => Attr::file(ino, 0, tree.instance(*key)?.changed, 0o400).uncached(),
             Target::Scratch(key, serial) => {
@@ -66,6 +66,7 @@ impl View {
                 scratch_attr(ino, file)
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
+            Target::SocketDir(_) | Target::Socket(..) => self.socket_attr(tree, ino, target, directory)?,
             Target::Disks | Target::Disk(_) | Target::DiskFile(..) => self.disk_attr(tree, ino, target, directory)?,
         })
     }
@@ -201,9 +202,11 @@ impl View {
                     found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
                 }
                 found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
+                found.push((SOCKETS_DIR.into(), Target::SocketDir(*key), Kind::Directory));
                 found.extend(scratch_entries(&tree, *key)?);
             }
             Target::WaitDir(_) => {}
+            Target::SocketDir(key) => found.extend(self.socket_entries(&mut tree, *key)?),
             Target::Disks => {
                 let names = tree.disks.names().map(|name| name.to_string());
                 found.extend(names.map(|name| (name.clone(), Target::Disk(name), Kind::Directory)));
@@ -226,7 +229,11 @@ impl View {
     }
 
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
-        if let Target::Scratch(key, serial) = self.target(ino)?
+        let target = self.target(ino)?;
+        if let Target::Socket(key, name) = &target {
+            return self.socket_link(*key, name);
+        }
+        if let Target::Scratch(key, serial) = target
             && let Some(ScratchFile { body: ScratchBody::Symlink(to), .. }) =
                 self.0.tree.lock().scratch(key)?.by_serial(serial)
         {
@@ -242,7 +249,14 @@ impl View {
 
     pub(super) fn child_of(&self, parent: Ino, name: &str) -> Result<Target> {
         let parent = self.target(parent)?;
-        child(&mut self.0.tree.lock(), &parent, name)
+        self.child(&mut self.0.tree.lock(), &parent, name)
+    }
+
+    fn child(&self, tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
+        match parent {
+            Target::SocketDir(key) => self.socket_child(tree, *key, name),
+            parent => child(tree, parent, name),
+        }
     }
 }
 
@@ -277,6 +291,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         Target::Instance(key) => {
             if name == WAIT_DIR {
                 return Ok(Target::WaitDir(*key));
+            }
+            if name == SOCKETS_DIR {
+                return Ok(Target::SocketDir(*key));
             }
             if let Some(id) = NodeId::by_name(name) {
                 return Ok(Target::Node(*key, id));

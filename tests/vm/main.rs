@@ -5,6 +5,7 @@ mod common;
 
 mod boot;
 mod disks;
+mod forwards;
 mod guest;
 mod guestagent;
 mod kills;
@@ -21,5 +22,6 @@ fn main() -> ExitCode {
     all.extend(kills::cases());
     all.extend(networks::cases());
     all.extend(guestagent::cases());
+    all.extend(forwards::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

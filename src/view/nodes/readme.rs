@@ -3,7 +3,7 @@
 use crate::status::{State, Verb};
 use crate::view::disks::DiskFile;
 use crate::view::images::ImageFile;
-use crate::view::node::{Body, DISKS_DIR, IMAGES_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+use crate::view::node::{Body, DISKS_DIR, IMAGES_DIR, INSTANCE, ROOT, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -34,7 +34,8 @@ pub fn readme() -> String {
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
     }
     text.push_str(&format!(
-        "- `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, or `port:8080`\n\n\
+        "- `{SOCKETS_DIR}/NAME`: forwarded sockets, as symlinks to the real ones\n\
+         - `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, or `port:8080`\n\n\
          States: {}\n\nVerbs: {}\n",
         words(State::ALL.iter().map(|state| state.word())),
         words(Verb::ALL.iter().map(|verb| verb.word())),
