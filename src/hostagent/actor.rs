@@ -428,6 +428,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, [since, step_since]: [
         host: format!("{}:{}", facts.ssh_address, facts.ssh_local_port),
         guest: "127.0.0.1:22".into(),
         state: "forwarding".into(),
+        reverse: false,
     };
     Status {
         name: name.to_string(),

@@ -15,7 +15,7 @@ use crate::status::Forward;
 /// The real sockets by their last names; of two with the same one, the first.
 fn by_name(forwards: &[Forward]) -> BTreeMap<String, PathBuf> {
     let mut sockets = BTreeMap::new();
-    for forward in forwards.iter().filter(|forward| forward.state == "forwarding") {
+    for forward in forwards.iter().filter(|forward| forward.state == "forwarding" && !forward.reverse) {
         let path = Path::new(&forward.host);
         let name = path.file_name().filter(|_| path.is_absolute()).and_then(|name| name.to_str());
         if let Some(name) = name {
@@ -74,12 +74,14 @@ mod tests {
             host: host.into(),
             guest: "/run/a.sock".into(),
             state: state.into(),
+            reverse: false,
         };
         let forwards = [
             forward("127.0.0.1:80", "forwarding"),
             forward("/h/foo/sock/a.sock", "forwarding"),
             forward("/elsewhere/a.sock", "forwarding"),
             forward("/h/foo/sock/b.sock", "failed: address in use"),
+            Forward { reverse: true, ..forward("/h/foo/sock/c.sock", "forwarding") },
         ];
         let found: Vec<_> = by_name(&forwards).into_iter().collect();
         assert_eq!(found, [("a.sock".to_owned(), PathBuf::from("/h/foo/sock/a.sock"))]);

@@ -18,7 +18,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Ends each connection with what it said, once it has said all. `SOCKET` is an expression of Perl.
 const ECHO: &str = "use IO::Socket::INET; use IO::Socket::UNIX; $SIG{CHLD} = \"IGNORE\"; $s = SOCKET or die; \
-    while ($c = $s->accept) { next if fork; local $/; $d = <$c>; print $c $d; exit }";
+    while ($c = $s->accept) { if (fork) { close $c; next } local $/; $d = <$c>; print $c $d; exit }";
 const ECHO_UDP: &str = "use IO::Socket::INET; $s = IO::Socket::INET->new(LocalAddr => \"127.0.0.1\", \
     LocalPort => PORT, Proto => \"udp\") or die; while (defined $s->recv($b, 65535)) { $s->send($b) }";
 
@@ -90,7 +90,7 @@ fn c53_static_forwards_and_sockets_of_a_plain_guest_need_no_agent() -> Outcome {
 
     let socket = "IO::Socket::UNIX->new(Local => \"/tmp/echo.sock\", Listen => 64)";
     run(&fleet, "foo", &ECHO.replace("SOCKET", socket))?;
-    let link = fleet.root().join("foo/sock/echo.sock");
+    let link = fleet.mnt.join("foo/sock/echo.sock");
     wait_until("a link", secs(20), || link.is_symlink())?;
     same!(fleet.ok("stat -L -c %a foo/sock/echo.sock")?, "600");
     let echoed = wait_for("an answer by a socket", secs(60), || {
@@ -127,6 +127,7 @@ fn what_listens_in_a_guest_is_reachable_and_shown() -> Outcome {
     run(&fleet, "foo", &tcp_echo(tcp))?;
     let started = begun.elapsed();
     fleet.ok(&format!("timeout 20 cat foo/wait/port:{tcp}"))?;
+    // The guest's agent looks every few seconds where its kernel tells nobody of a bind(2).
     println!("forwarded {:?} after it was started, which took {started:?}", begun.elapsed() - started);
     same!(ask_tcp(tcp, b"hello")?, b"hello");
     let data: Vec<u8> = (0..2_000_000_u32).map(|at| (at / 7) as u8).collect();

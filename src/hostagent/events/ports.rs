@@ -60,7 +60,7 @@ mod tests {
     fn forward(port: u16, state: &str) -> Forward {
         let address = format!("127.0.0.1:{port}");
         let host = if state == "ignored" { "-".into() } else { address.clone() };
-        Forward { proto: "tcp".into(), host, guest: address, state: state.into() }
+        Forward { proto: "tcp".into(), host, guest: address, state: state.into(), reverse: false }
     }
 
     #[test]

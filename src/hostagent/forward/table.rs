@@ -113,6 +113,7 @@ impl Table {
             host: "-".into(),
             guest: listener.address.to_string(),
             state: "ignored".into(),
+            reverse: false,
         });
         known.chain(surplus).chain(ignored).collect()
     }
@@ -162,5 +163,5 @@ fn line(place: &Place, way: &Way, state: String) -> Forward {
         }
         (Place::Host(proto, host), Way::Reverse) => (proto.word(), host.to_string(), String::new()),
     };
-    Forward { proto: proto.into(), host, guest, state }
+    Forward { proto: proto.into(), host, guest, state, reverse: matches!(place, Place::Guest { .. }) }
 }
