@@ -7,12 +7,10 @@ use super::remarks::Remarks;
 pub fn warn(filled: &Config, warnings: &mut Remarks) {
     let containerd = |switch: Option<bool>| switch == Some(true);
     let (system, user) = filled.containerd.as_ref().map_or((None, None), |c| (c.system, c.user));
-    let forwards = filled.port_forwards.iter().flatten().any(|rule| rule.ignore != Some(true));
     for (field, is_asked, why) in [
         ("containerd.system", containerd(system), "containerd is not set up yet by limafs"),
         ("containerd.user", containerd(user), "containerd is not set up yet by limafs"),
         ("mounts", has_any(&filled.mounts), "directories are not shared yet by limafs"),
-        ("portForwards", forwards, "no port but that of ssh is forwarded yet by limafs"),
     ] {
         if is_asked {
             warnings.add(field, why);

@@ -20,7 +20,7 @@ use super::rules::Proto;
 use super::tunnel::{self, greeting};
 
 /// A peer that says and hears nothing for so long is forgotten; as Lima does.
-const IDLE: Duration = Duration::from_secs(90);
+pub const IDLE: Duration = Duration::from_secs(90);
 /// More peers at a time are not heard.
 const PEERS: usize = 1024;
 /// Datagrams of a peer that wait for the agent; more are lost, as on any network.
@@ -28,11 +28,7 @@ const WAITING: usize = 256;
 const DATAGRAM_MAX: usize = 65535;
 
 /// Serves a socket until it fails. The guest's address may change meanwhile.
-pub async fn serve(socket: UdpSocket, way: watch::Receiver<Way>, heard: watch::Receiver<Heard>) -> io::Error {
-    serve_with(socket, way, heard, IDLE).await
-}
-
-async fn serve_with(
+pub async fn serve(
     socket: UdpSocket,
     way: watch::Receiver<Way>,
     heard: watch::Receiver<Heard>,

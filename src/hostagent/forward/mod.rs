@@ -58,6 +58,8 @@ pub struct Wishes {
     plain: bool,
     by_ssh: bool,
     patience: Patience,
+    /// How long a peer by UDP may be silent.
+    idle: Duration,
 }
 
 impl Wishes {
@@ -65,7 +67,8 @@ impl Wishes {
         let configured = prepared.config.port_forwards.as_deref().unwrap_or_default();
         let plain = prepared.is_plain();
         let by_ssh = std::env::var_os(BY_SSH).is_some_and(|value| value == "true" || value == "1");
-        Self { rules: Rules::new(configured, prepared.facts.ssh_local_port, plain), plain, by_ssh, patience: PATIENCE }
+        let rules = Rules::new(configured, prepared.facts.ssh_local_port, plain);
+        Self { rules, plain, by_ssh, patience: PATIENCE, idle: datagrams::IDLE }
     }
 }
 
@@ -82,11 +85,12 @@ pub async fn run(wishes: Wishes, company: Company) {
     let Company { line, scene, forwards, tell } = company;
     line.session().await;
     let heard = watch::Sender::new(Heard::default());
-    let forwarding = forward(wishes.rules, wishes.by_ssh, line.login().clone(), heard.subscribe(), forwards);
-    match wishes.plain {
+    let (plain, patience) = (wishes.plain, wishes.patience);
+    let forwarding = forward(wishes, line.login().clone(), heard.subscribe(), forwards);
+    match plain {
         true => forwarding.await,
         false => {
-            let agent = Agent { patience: wishes.patience, line, scene, heard, tell };
+            let agent = Agent { patience, line, scene, heard, tell };
             tokio::join!(agent.keep(), forwarding);
         }
     }
@@ -94,8 +98,7 @@ pub async fn run(wishes: Wishes, company: Company) {
 
 /// The loop of the one task that has the table.
 async fn forward(
-    rules: Rules,
-    by_ssh: bool,
+    wishes: Wishes,
     login: super::ssh::Login,
     mut heard: watch::Receiver<Heard>,
     forwards: watch::Sender<Arc<[Forward]>>,
@@ -103,8 +106,8 @@ async fn forward(
     let (work_to, mut work) = mpsc::channel::<Work>(64);
     let (reports_to, mut reports) = mpsc::channel(64);
     let carriers = Arc::new(Carriers::new(login, work_to.clone()));
-    let means = Means { heard: heard.clone(), carriers, work: work_to, reports: reports_to };
-    let mut table = Table::new(rules, by_ssh, means);
+    let means = Means { heard: heard.clone(), carriers, work: work_to, reports: reports_to, idle: wishes.idle };
+    let mut table = Table::new(wishes.rules, wishes.by_ssh, means);
     let mut connections = JoinSet::new();
     let mut published = Instant::now();
     let mut due = None;

@@ -41,6 +41,8 @@ pub struct Means {
     /// Takes connections, which outlive their forward.
     pub work: mpsc::Sender<Work>,
     pub reports: mpsc::Sender<(u64, State)>,
+    /// How long a peer by UDP may be silent.
+    pub idle: Duration,
 }
 
 pub struct Post {
@@ -77,7 +79,7 @@ impl Post {
 
     async fn serve(&self, bound: Bound) -> io::Error {
         if let Bound::Udp(socket) = bound {
-            return datagrams::serve(socket, self.way.clone(), self.means.heard.clone()).await;
+            return datagrams::serve(socket, self.way.clone(), self.means.heard.clone(), self.means.idle).await;
         }
         loop {
             match bound.accept().await {

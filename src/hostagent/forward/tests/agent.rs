@@ -25,6 +25,7 @@ pub struct Said {
     pub connections: AtomicUsize,
     pub syncs: AtomicUsize,
     pub tunnels: AtomicUsize,
+    pub udp_ended: AtomicUsize,
 }
 
 pub struct FakeAgent {
@@ -117,7 +118,11 @@ impl GuestService for Pretence {
             _ => {
                 let socket = UdpSocket::bind("127.0.0.1:0").await.map_err(unknown)?;
                 socket.connect(&greeting.guest_addr).await.map_err(unknown)?;
-                tokio::spawn(udp(socket, messages, replies));
+                let said = Arc::clone(&self.said);
+                tokio::spawn(async move {
+                    udp(socket, messages, replies).await;
+                    said.udp_ended.fetch_add(1, Ordering::SeqCst);
+                });
             }
         }
         Ok(Response::new(Box::pin(stream::unfold(out, |mut out| async { Some((out.recv().await?, out)) }))))

@@ -1,13 +1,14 @@
 //! UDP through the agent.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use super::agent::port;
-use super::world::{LONG, World};
+use super::world::{LONG, Setting, World, any};
 
 async fn server() -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.2:0").await.unwrap();
@@ -76,4 +77,27 @@ async fn large_datagrams_are_one_message_each() {
     client.connect(host).await.unwrap();
     let datagram = vec![7; 30_000];
     assert_eq!(answered(&client, &datagram).await, datagram);
+}
+
+#[tokio::test]
+async fn c56_a_peer_that_is_silent_is_forgotten_and_heard_again() {
+    let idle = Some(Duration::from_millis(300));
+    let mut world = World::new(Setting { rules: vec![any()], idle, ..Setting::default() }).await;
+    let (socket, host) = server().await;
+    let agent = world.agent(vec![port("udp", socket.local_addr().unwrap())]);
+    world.tasks.spawn(echo(socket));
+    world.forwarding(host).await;
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(host).await.unwrap();
+    assert_eq!(answered(&client, b"one").await, b"one");
+    let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+    let forgotten = async {
+        while count(&agent.said.udp_ended) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, forgotten).await.expect("the tunnel ends");
+    let before = count(&agent.said.tunnels);
+    assert_eq!(answered(&client, b"two").await, b"two");
+    assert!(count(&agent.said.tunnels) > before);
 }

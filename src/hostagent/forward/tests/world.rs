@@ -33,6 +33,7 @@ pub struct Setting {
     pub plain: bool,
     pub by_ssh: bool,
     pub patience: Option<Duration>,
+    pub idle: Option<Duration>,
 }
 
 pub struct World {
@@ -75,6 +76,7 @@ impl World {
             plain: setting.plain,
             by_ssh: setting.by_ssh,
             patience: Patience { first: patience, later: patience },
+            idle: setting.idle.unwrap_or(LONG),
         };
         tasks.spawn(run(wishes, Company { line, scene: look, forwards: forwards_to, tell }));
         Self { dir, scene, forwards, told, tasks, guest }
