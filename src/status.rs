@@ -143,17 +143,20 @@ pub struct Status {
 }
 
 /// One port forward, a line of `ports`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Forward {
     /// `tcp`, `udp` or `unix`.
     pub proto: String,
-    /// `127.0.0.1:60022`
+    /// `127.0.0.1:60022`, or a socket's path; `-` for what is ignored.
     pub host: String,
     /// `127.0.0.1:22`, as the guest sees it.
     pub guest: String,
     /// `forwarding`, `ignored`, or `failed: why`.
     pub state: String,
+    /// The guest listens, and the host is dialled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reverse: bool,
 }
 
 /// What `POST /v1/command` takes.

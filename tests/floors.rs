@@ -31,7 +31,8 @@ const NEVER: &[(&str, &[&str])] = &[
 ];
 
 /// An outside crate and the only rooms that may name it.
-/// `unsafe` beside main and fuse: agent marks descriptors close-on-exec, hostagent gives freed memory back.
+/// `unsafe` beside main and fuse: agent marks descriptors close-on-exec, hostagent gives freed memory back and
+/// watches a timer's descriptor.
 const ONLY: &[(&str, &[&str])] = &[
     ("fuser::", &["fuse"]),
     ("russh::", &["hostagent"]),

@@ -23,6 +23,8 @@ const STREAM_WINDOW: u32 = 128 << 10;
 /// The same for all streams together, and so the most that a guest can make us keep.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const SEND_BUFFER: usize = 64 << 10;
+/// Beyond any message that an agent has to send; all that listens in a guest fits.
+const MESSAGE_MAX: usize = 1 << 20;
 
 /// Calls to one agent; clones share the connection. A call that the caller drops is cancelled in the guest.
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ where
         .handshake(TokioIo::new(stream))
         .await?;
     let origin = http::Uri::from_static("http://lima-guestagent");
-    let service = GuestServiceClient::with_origin(Sender(sender), origin);
+    let service = GuestServiceClient::with_origin(Sender(sender), origin).max_decoding_message_size(MESSAGE_MAX);
     Ok((Client { service }, Box::pin(connection)))
 }
 

@@ -5,12 +5,10 @@ use limafs_driver::Config;
 use super::remarks::Remarks;
 
 pub fn warn(filled: &Config, warnings: &mut Remarks) {
-    let forwards = filled.port_forwards.iter().flatten().any(|rule| rule.ignore != Some(true));
     let inotify = filled.mount_inotify == Some(true) && has_any(&filled.mounts);
-    for (field, is_asked, why) in [
-        ("mountInotify", inotify, "changes on the host are not announced in the guest yet by limafs"),
-        ("portForwards", forwards, "no port but that of ssh is forwarded yet by limafs"),
-    ] {
+    for (field, is_asked, why) in
+        [("mountInotify", inotify, "changes on the host are not announced in the guest yet by limafs")]
+    {
         if is_asked {
             warnings.add(field, why);
         }

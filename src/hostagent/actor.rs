@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::events::Journal;
-use super::guest::Company;
+use super::guest::{Company, News};
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
@@ -86,6 +86,8 @@ pub struct Actor {
     pub(super) vm: Option<mpsc::Receiver<VmEvent>>,
     /// Those who work beside the guest.
     pub(super) company: Option<Company>,
+    /// As they last said.
+    pub(super) forwards: Arc<[Forward]>,
     /// To whoever waits for the guest.
     pub(super) lines: Option<mpsc::Sender<String>>,
     pub(super) journal: Journal,
@@ -113,6 +115,7 @@ enum Input {
     Request(Request),
     Event(Event),
     Line(String),
+    Forwards(Arc<[Forward]>),
     Done(Slot, Result<Done>),
 }
 
@@ -141,6 +144,7 @@ impl Actor {
             news: None,
             vm: None,
             company: None,
+            forwards: Arc::from([]),
             lines: None,
             journal,
             written: record,
@@ -172,6 +176,10 @@ impl Actor {
                 Input::Request(Request::Detach) => self.detach(),
                 Input::Event(event) => self.advance(event, None),
                 Input::Line(line) => self.pass_on(line),
+                Input::Forwards(forwards) => {
+                    self.forwards = forwards;
+                    self.publish();
+                }
                 Input::Done(slot, done) => {
                     let event = self.take_up(slot, done);
                     self.advance(event, None);
@@ -210,6 +218,9 @@ impl Actor {
     /// Publishes the present status to followers.
     fn publish(&mut self) {
         let mut status = compose(&self.name, &self.machine, &self.facts, [self.since, self.step_since]);
+        if self.machine.vm {
+            status.forwards.extend(self.forwards.iter().cloned());
+        }
         self.journal.changed(&status);
         self.status.send_if_modified(|old| {
             status.revision = old.revision;
@@ -234,7 +245,7 @@ impl Actor {
                     event => Input::Event(Event::Vm(event)),
                 },
                 Some(event) = from_task(&mut self.news) => Input::Event(event),
-                Some(event) = from_company(&mut self.company) => Input::Event(event),
+                Some(input) = from_company(&mut self.company) => input,
                 Some((slot, done)) = self.tasks.next() => Input::Done(slot, done),
             };
             match input {
@@ -380,11 +391,12 @@ fn sentences(error: &Error) -> Vec<String> {
     }
 }
 
-async fn from_company(company: &mut Option<Company>) -> Option<Event> {
-    match company {
-        Some(company) => company.news.recv().await,
-        None => std::future::pending().await,
-    }
+async fn from_company(company: &mut Option<Company>) -> Option<Input> {
+    let Some(company) = company else { return std::future::pending().await };
+    Some(match company.next().await? {
+        News::Event(event) => Input::Event(event),
+        News::Forwards(forwards) => Input::Forwards(forwards),
+    })
 }
 
 async fn from_vm(events: &mut Option<mpsc::Receiver<VmEvent>>) -> VmEvent {
@@ -416,6 +428,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, [since, step_since]: [
         host: format!("{}:{}", facts.ssh_address, facts.ssh_local_port),
         guest: "127.0.0.1:22".into(),
         state: "forwarding".into(),
+        reverse: false,
     };
     Status {
         name: name.to_string(),

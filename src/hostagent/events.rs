@@ -1,6 +1,8 @@
 //! What happens to the instance, as JSON lines: on stdout in Lima's form (for limactl), in `limafs.events` in the form of
 //! `limactl watch --json` together with our state changes, and live to whoever listens. Holds nothing of lima.yaml.
 
+mod ports;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use crate::names;
-use crate::status::{State, Status};
+use crate::status::{Forward, State, Status};
 
 /// `limafs.events` is rotated once beyond this size.
 const FILE_MAX: u64 = 1 << 20;
@@ -52,13 +54,22 @@ pub struct Journal {
     live: broadcast::Sender<Arc<str>>,
     told: Option<Told>,
     lima_told: Option<Value>,
+    forwards: Vec<Forward>,
 }
 
 impl Journal {
     /// `lima` takes Lima's lines; the hostagent's stdout, which is `ha.stdout.log`.
     pub fn new(name: &str, dir: &Path, lima: Box<dyn Write + Send>) -> Self {
         let (live, _) = broadcast::channel(BEHIND_MAX);
-        Self { name: name.into(), path: dir.join(names::EVENTS), lima, live, told: None, lima_told: None }
+        Self {
+            name: name.into(),
+            path: dir.join(names::EVENTS),
+            lima,
+            live,
+            told: None,
+            lima_told: None,
+            forwards: vec![],
+        }
     }
 
     pub fn listen(&self) -> broadcast::Sender<Arc<str>> {
@@ -76,18 +87,44 @@ impl Journal {
             port: status.ssh_local_port,
             errors: status.errors.clone(),
         };
-        if self.told.as_ref() == Some(&told) {
-            return;
-        }
         let time = Timestamp::now().to_string();
-        self.state_event(&told, &time);
+        if self.told.as_ref() != Some(&told) {
+            self.state_changed(status, told, &time);
+        }
+        self.forwards_changed(status, &time);
+    }
+
+    fn state_changed(&mut self, status: &Status, told: Told, time: &str) {
+        self.state_event(&told, time);
         if let Some(lima) = lima_status(status)
             && self.lima_told.as_ref() != Some(&lima)
         {
-            self.lima_event(&lima, &time);
+            self.lima_event(&lima, time);
             self.lima_told = Some(lima);
         }
         self.told = Some(told);
+    }
+
+    /// Forwards of a VM that is gone go without a word.
+    fn forwards_changed(&mut self, status: &Status, time: &str) {
+        let now = ports::of(status);
+        if self.forwards == now {
+            return;
+        }
+        let before = std::mem::replace(&mut self.forwards, now);
+        if !status.state.is_live() {
+            return;
+        }
+        let (changes, more) = ports::changes(&before, &self.forwards);
+        for change in changes {
+            // As Lima does it: beside what was said last.
+            let mut event = self.lima_told.clone().unwrap_or_else(|| json!({}));
+            event["portForward"] = change;
+            self.lima_event(&event, time);
+        }
+        if more > 0 {
+            self.write(json!({ "time": time, "portForwardsOmitted": more }));
+        }
     }
 
     /// The last line that limactl waits for.

@@ -5,24 +5,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limafs_driver::HostResolver;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::dns::{Hosts, Names, Ports, Server};
+use super::forward;
 use super::line::Line;
 use super::mounts;
 use super::state::Event;
 use super::steps::Prepared;
 use crate::cidata::{ADDRESS, GATEWAY};
 use crate::names::Home;
+use crate::status::Forward;
 
 /// How often a port that is taken is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// What those beside a guest are told of its VM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scene {
+    /// The guest has booted.
+    pub settled: bool,
+    pub paused: bool,
+}
+
+pub enum News {
+    Event(Event),
+    /// All of the ports and sockets, without the guest's ssh.
+    Forwards(Arc<[Forward]>),
+}
+
 /// The tasks beside one VM; dropping it ends them.
 pub struct Company {
-    pub news: mpsc::Receiver<Event>,
+    news: mpsc::Receiver<Event>,
+    forwards: watch::Receiver<Arc<[Forward]>>,
+    scene: watch::Sender<Scene>,
     _tasks: JoinSet<()>,
 }
 
@@ -32,14 +50,32 @@ impl Company {
         let line = Arc::clone(prepared.line.as_ref()?);
         let (tell, news) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
+        let (scene, look) = watch::channel(Scene::default());
+        let (forwards_to, forwards) = watch::channel(Arc::from([]));
         if let Some(ports) = prepared.facts.dns {
             tasks.spawn(serve_names(ports, names(home, prepared, &line), tell.clone()));
         }
         if !prepared.mounts.is_empty() {
             tasks.spawn(mounts::keep(Arc::clone(&prepared.mounts), Arc::clone(&line), tell.clone()));
         }
-        tasks.spawn(keep(line, tell));
-        Some(Self { news, _tasks: tasks })
+        tasks.spawn(keep(Arc::clone(&line), tell.clone()));
+        let wishes = forward::Wishes::of(prepared);
+        tasks.spawn(forward::run(wishes, forward::Company { line, scene: look, forwards: forwards_to, tell }));
+        Some(Self { news, forwards, scene, _tasks: tasks })
+    }
+
+    /// What they have to say. Cancel-safe.
+    pub async fn next(&mut self) -> Option<News> {
+        tokio::select! {        // cancel-safe: channels
+            biased;
+            event = self.news.recv() => event.map(News::Event),
+            Ok(()) = self.forwards.changed() => Some(News::Forwards(self.forwards.borrow_and_update().clone())),
+        }
+    }
+
+    /// Tells them how the VM is.
+    pub fn show(&self, scene: Scene) {
+        self.scene.send_if_modified(|known| std::mem::replace(known, scene) != scene);
     }
 }
 

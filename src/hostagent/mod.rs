@@ -5,6 +5,7 @@ mod actor;
 mod boot;
 mod dns;
 mod events;
+mod forward;
 mod guest;
 mod line;
 mod logs;
@@ -54,6 +55,7 @@ pub fn run(home: Home, name: Name, adopt: bool) -> Result<()> {
     process::leave_session();
     process::raise_descriptors();
     logs::init();
+    process::allow_many_files();
     let dir = home.instance(&name)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

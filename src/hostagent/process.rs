@@ -29,3 +29,12 @@ pub fn give_back_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// As many open files as the system allows: each forwarded connection has some.
+pub fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!("the number of open files stays limited: {error}");
+    }
+}

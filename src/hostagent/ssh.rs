@@ -2,9 +2,11 @@
 //! Never asks for a password, never sends a key to a host whose own key differs from the pinned one.
 
 pub mod config;
+mod judge;
 pub mod keys;
 pub mod pin;
 pub mod program;
+pub mod tunnel;
 
 #[cfg(test)]
 pub mod tests;
@@ -18,13 +20,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use russh::ChannelMsg;
 use russh::client::{self, Handle};
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use pin::Pin;
+use judge::Judge;
 
 /// At most this much of what a command prints is kept.
 const OUTPUT_MAX: usize = 16 << 10;
@@ -66,6 +68,7 @@ pub struct Session {
     key: PublicKey,
     /// Nobody sends; ends with the session's task.
     life: watch::Receiver<()>,
+    takers: tunnel::Takers,
     // Last: the session's task ends when its socket is shut.
     socket: Guard,
 }
@@ -111,7 +114,8 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
     let seen = Arc::new(Mutex::new(None));
     let pinned = pin::read(&login.known_hosts, &login.alias).map_err(unreachable)?;
     let (alive, life) = watch::channel(());
-    let judge = Judge { pinned: pinned.clone(), seen: Arc::clone(&seen), _alive: alive };
+    let takers = tunnel::Takers::default();
+    let judge = Judge { pinned: pinned.clone(), seen: Arc::clone(&seen), takers: Arc::clone(&takers), _alive: alive };
     let config = client::Config {
         nodelay: true,
         channel_buffer_size: 16,
@@ -130,7 +134,7 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
     let identity = PrivateKeyWithHashAlg::new(Arc::clone(&login.key), None);
     let answer = handle.authenticate_publickey(&login.user, identity).await.map_err(unreachable)?;
     match (answer.success(), key) {
-        (true, Some(key)) => Ok(Session { handle, key, life, socket: guard }),
+        (true, Some(key)) => Ok(Session { handle, key, life, takers, socket: guard }),
         _ => Err(Fault::Refused(login.user.clone())),
     }
 }
@@ -247,24 +251,6 @@ fn last_line(complaint: &[u8]) -> String {
 
 fn unreachable(error: impl ToString) -> Fault {
     Fault::Unreachable(error.to_string())
-}
-
-/// Accepts the pinned host key, or any while none is pinned.
-#[derive(Debug)]
-struct Judge {
-    pinned: Pin,
-    seen: Arc<Mutex<Option<PublicKey>>>,
-    _alive: watch::Sender<()>,
-}
-
-impl client::Handler for Judge {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        let PublicKeyOrCertificate::PublicKey { key, .. } = shown else { return Ok(false) };
-        *self.seen.lock() = Some(key.clone());
-        Ok(self.pinned.allows(key))
-    }
 }
 
 /// Shuts the socket when dropped. russh reads it in a task of its own, which would outlive an attempt that timed out.

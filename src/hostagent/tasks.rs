@@ -9,8 +9,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::actor::Actor;
-use super::guest::Company;
-use super::state::{Action, Call};
+use super::guest::{Company, Scene};
+use super::state::{Action, Call, Phase};
 use super::steps::Prepared;
 use crate::error::{Error, Result};
 use crate::names::Home;
@@ -180,8 +180,11 @@ impl Actor {
         });
     }
 
-    /// Sees to it that a guest has company.
+    /// Sees to it that a guest has company, and that it knows how the VM is.
     pub(super) fn accompany(&mut self) {
+        if let Some(company) = &self.company {
+            company.show(Scene { settled: self.machine.settled, paused: self.machine.phase == Phase::Paused });
+        }
         if self.company.is_some() || !self.machine.is_live() {
             return;
         }
@@ -198,6 +201,7 @@ impl Actor {
     fn forget(&mut self) {
         self.abandon_ready();
         self.company = None;
+        self.forwards = Arc::from([]);
         self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill));
         self.vm = None;
         self.facts.driver_pid = None;

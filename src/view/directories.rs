@@ -63,7 +63,7 @@ impl View {
                 Outcome::later(async move { if is_gone { view.hide(key) } else { view.delete(key).await } })
             }
             // Part of `rm -r` of the instance.
-            Ok(Target::WaitDir(_)) => Ok(()).into(),
+            Ok(Target::WaitDir(_) | Target::SocketDir(_)) => Ok(()).into(),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
             Ok(Target::Templates | Target::Disks | Target::Config | Target::Network(_)) => {
@@ -109,11 +109,12 @@ impl View {
                 Ok(())
             }
             // As for an instance: the rmdir that follows decides.
-            Target::DiskFile(..) => Ok(()),
+            Target::DiskFile(..) | Target::Socket(..) => Ok(()),
             Target::Images(_)
             | Target::Network(NetworkPlace::All | NetworkPlace::Entry(_))
             | Target::Instance(_)
             | Target::WaitDir(_)
+            | Target::SocketDir(_)
             | Target::Templates
             | Target::Disks
             | Target::Disk(_)

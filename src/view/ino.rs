@@ -51,6 +51,9 @@ pub enum Target {
     Node(Key, NodeId),
     WaitDir(Key),
     Wait(Key, Condition),
+    /// `sock` and what is in it.
+    SocketDir(Key),
+    Socket(Key, String),
     /// A scratch file, by its serial number.
     Scratch(Key, u64),
     Disks,
@@ -67,6 +70,8 @@ impl Target {
             | Self::Node(key, _)
             | Self::WaitDir(key)
             | Self::Wait(key, _)
+            | Self::SocketDir(key)
+            | Self::Socket(key, _)
             | Self::Scratch(key, _) => Some(*key),
             Self::Images(_) | Self::Network(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,

@@ -111,6 +111,8 @@ impl View {
             | Target::Templates
             | Target::Instance(_)
             | Target::WaitDir(_)
+            | Target::SocketDir(_)
+            | Target::Socket(..)
             | Target::Disks
             | Target::Disk(_)
             | Target::Network(_)

@@ -9,7 +9,8 @@ use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
 use super::networks_dir::NetworkPlace;
 use super::node::{
-    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, IMAGES_DIR, NETWORKS_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR,
+    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, IMAGES_DIR, NETWORKS_DIR, NodeId, RootBody, SOCKETS_DIR, TEMPLATES_DIR,
+    WAIT_DIR,
 };
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::Tree;
@@ -34,7 +35,7 @@ impl View {
     pub fn lookup(&self, caller: Caller, parent: Ino, name: &str) -> Result<Attr> {
         let parent = self.target(parent)?;
         let mut tree = self.0.tree.lock();
-        let target = child(&mut tree, &parent, name)?;
+        let target = self.child(&mut tree, &parent, name)?;
         if let Target::Node(key, id) = target
             && tree.instance(key)?.unlinked.is_by(caller.pid, id)
         {
@@ -56,7 +57,7 @@ impl View {
         let ino = tree.number(target);
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         Ok(match target {
-            Target::Root => Attr::directory(ino, tree.names().count() + 4, tree.changed, directory),
+            Target::Root => Attr::directory(ino, tree.names().count() + 5, tree.changed, directory),
             Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
             Target::Network(place) => self.network_attr(tree, ino, place, directory)?,
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
@@ -64,7 +65,7 @@ impl View {
             Target::Config => Attr::directory(ino, 0, tree.config.changed, directory).uncached(),
             Target::ConfigFile(file) => self.config_attr(tree, *file)?,
             Target::RootNode(id) => self.root_attr(tree, ino, *id),
-            Target::Instance(key) => Attr::directory(ino, 1, tree.instance(*key)?.changed, directory),
+            Target::Instance(key) => Attr::directory(ino, 2, tree.instance(*key)?.changed, directory),
             Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
             Target::Wait(key, _) => Attr::file(ino, 0, tree.instance(*key)?.changed, 0o400).uncached(),
             Target::Scratch(key, serial) => {
@@ -72,6 +73,7 @@ impl View {
                 scratch_attr(ino, file)
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
+            Target::SocketDir(_) | Target::Socket(..) => self.socket_attr(tree, ino, target, directory)?,
             Target::Disks | Target::Disk(_) | Target::DiskFile(..) => self.disk_attr(tree, ino, target, directory)?,
         })
     }
@@ -212,9 +214,11 @@ impl View {
                     found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
                 }
                 found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
+                found.push((SOCKETS_DIR.into(), Target::SocketDir(*key), Kind::Directory));
                 found.extend(scratch_entries(&tree, *key)?);
             }
             Target::WaitDir(_) => {}
+            Target::SocketDir(key) => found.extend(self.socket_entries(&mut tree, *key)?),
             Target::Disks => {
                 let names = tree.disks.names().map(|name| name.to_string());
                 found.extend(names.map(|name| (name.clone(), Target::Disk(name), Kind::Directory)));
@@ -237,7 +241,11 @@ impl View {
     }
 
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
-        if let Target::Scratch(key, serial) = self.target(ino)?
+        let target = self.target(ino)?;
+        if let Target::Socket(key, name) = &target {
+            return self.socket_link(*key, name);
+        }
+        if let Target::Scratch(key, serial) = target
             && let Some(ScratchFile { body: ScratchBody::Symlink(to), .. }) =
                 self.0.tree.lock().scratch(key)?.by_serial(serial)
         {
@@ -253,7 +261,14 @@ impl View {
 
     pub(super) fn child_of(&self, parent: Ino, name: &str) -> Result<Target> {
         let parent = self.target(parent)?;
-        child(&mut self.0.tree.lock(), &parent, name)
+        self.child(&mut self.0.tree.lock(), &parent, name)
+    }
+
+    fn child(&self, tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
+        match parent {
+            Target::SocketDir(key) => self.socket_child(tree, *key, name),
+            parent => child(tree, parent, name),
+        }
     }
 }
 
@@ -296,6 +311,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         Target::Instance(key) => {
             if name == WAIT_DIR {
                 return Ok(Target::WaitDir(*key));
+            }
+            if name == SOCKETS_DIR {
+                return Ok(Target::SocketDir(*key));
             }
             if let Some(id) = NodeId::by_name(name) {
                 return Ok(Target::Node(*key, id));

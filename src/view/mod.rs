@@ -28,6 +28,7 @@ mod nodes;
 pub mod publisher;
 mod scratch;
 mod snapshot;
+mod sockets;
 mod templates;
 mod tree;
 mod unlinked;

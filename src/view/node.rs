@@ -125,12 +125,21 @@ pub const INSTANCE: &[Node] = &[
         body: Body::Asked(nodes::origins),
         public: false,
     },
+    Node {
+        name: "ports.json",
+        doc: "the same as ports, for programs",
+        body: Body::Show(nodes::ports_json),
+        public: true,
+    },
 ];
 
+/// The directory of forwarded sockets (see `sockets`).
+pub const SOCKETS_DIR: &str = "sock";
 /// The directory whose files wait (see `wait`); lists as empty.
 pub const WAIT_DIR: &str = "wait";
 
 pub const DEFINITION: NodeId = NodeId(0);
+pub const PORTS: NodeId = NodeId(5);
 
 /// The files of the root.
 pub const ROOT: &[RootNode] = &[
@@ -218,6 +227,7 @@ mod tests {
     #[test]
     fn the_named_ids_are_the_nodes_they_name() {
         assert_eq!(DEFINITION.node().name, names::LIMA_YAML);
+        assert_eq!(PORTS.node().name, "ports");
         assert_eq!(ROOT_LIST.root_node().body, RootBody::List);
         assert_eq!(ROOT_EVENTS.root_node().body, RootBody::Events);
         assert_eq!(ROOT_ERROR.root_node().body, RootBody::Error);

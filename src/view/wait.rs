@@ -69,7 +69,12 @@ fn is_forwarded(snapshot: &Snapshot, port: u16) -> bool {
     let suffix = format!(":{port}");
     snapshot
         .status()
-        .is_some_and(|status| status.forwards.iter().any(|f| f.state == "forwarding" && f.host.ends_with(&suffix)))
+        .is_some_and(|status| status.forwards.iter().any(|f| f.state == "forwarding" && is_at(&f.host, &suffix)))
+}
+
+/// A socket's path has no port, however it ends.
+fn is_at(host: &str, suffix: &str) -> bool {
+    !host.starts_with('/') && host.ends_with(suffix)
 }
 
 fn failed(snapshot: &Snapshot) -> Error {

@@ -6,6 +6,7 @@ mod common;
 mod boot;
 mod containerd;
 mod disks;
+mod forwards;
 mod guest;
 mod guestagent;
 mod kills;
@@ -25,5 +26,6 @@ fn main() -> ExitCode {
     all.extend(kills::cases());
     all.extend(networks::cases());
     all.extend(guestagent::cases());
+    all.extend(forwards::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

@@ -62,6 +62,12 @@ pub fn ports(snapshot: &Snapshot) -> String {
         .collect()
 }
 
+/// The objects of `status.json`'s `forwards`.
+pub fn ports_json(snapshot: &Snapshot) -> String {
+    let forwards = snapshot.status().map(|status| status.forwards.as_slice()).unwrap_or_default();
+    format!("{}\n", serde_json::json!(forwards))
+}
+
 /// The latest of: a refused write, why the instance is broken or degraded.
 pub fn error(snapshot: &Snapshot) -> String {
     let errors = snapshot.errors();

@@ -6,7 +6,7 @@ use crate::view::disks::DiskFile;
 use crate::view::images::ImageFile;
 use crate::view::networks_dir::NetworkFile;
 use crate::view::node::{
-    Body, CONFIG_DIR, DISKS_DIR, IMAGES_DIR, INSTANCE, NETWORKS_DIR, ROOT, TEMPLATES_DIR, WAIT_DIR,
+    Body, CONFIG_DIR, DISKS_DIR, IMAGES_DIR, INSTANCE, NETWORKS_DIR, ROOT, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
 };
 
 pub fn readme() -> String {
@@ -46,7 +46,8 @@ pub fn readme() -> String {
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
     }
     text.push_str(&format!(
-        "- `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, or `port:8080`\n\n\
+        "- `{SOCKETS_DIR}/NAME`: forwarded sockets, as symlinks to the real ones\n\
+         - `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, or `port:8080`\n\n\
          States: {}\n\nVerbs: {}\n",
         words(State::ALL.iter().map(|state| state.word())),
         words(Verb::ALL.iter().map(|verb| verb.word())),

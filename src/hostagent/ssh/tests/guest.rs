@@ -1,15 +1,16 @@
 //! A pretend guest: sshd with manners.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use russh::keys::{Algorithm, PrivateKey, key::safe_rng};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -29,6 +30,8 @@ pub struct Manners {
     pub exits: Option<(&'static str, u32)>,
     /// What a held command then prints.
     pub answer: String,
+    /// Where the guest's sockets really are, by their last names. Its addresses are those of this machine.
+    pub sockets: PathBuf,
 }
 
 pub struct Guest {
@@ -118,7 +121,12 @@ async fn accept(
             sessions.spawn(stay_mute(stream, first_closed.take()));
             continue;
         }
-        let handler = Handler { manners: manners.clone(), counts: Arc::clone(&counts), released: released.clone() };
+        let handler = Handler {
+            manners: manners.clone(),
+            counts: Arc::clone(&counts),
+            released: released.clone(),
+            tasks: JoinSet::new(),
+        };
         let config = Arc::clone(&config);
         sessions.spawn(async move {
             if let Ok(session) = server::run_stream(config, stream, handler).await {
@@ -140,6 +148,35 @@ struct Handler {
     manners: Manners,
     counts: Arc<Counts>,
     released: watch::Receiver<bool>,
+    /// Streams, which end with the session.
+    tasks: JoinSet<()>,
+}
+
+impl Handler {
+    fn real(&self, path: &str) -> PathBuf {
+        self.manners.sockets.join(Path::new(path).file_name().unwrap())
+    }
+
+    /// Joins a channel to what is dialled.
+    fn join<S>(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        dialling: impl Future<Output = std::io::Result<S>> + Send + 'static,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(async move {
+            match dialling.await {
+                Ok(mut stream) => {
+                    reply.accept().await;
+                    let _ = copy_bidirectional(&mut channel.into_stream(), &mut stream).await;
+                }
+                Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+            }
+        });
+    }
 }
 
 impl server::Handler for Handler {
@@ -159,6 +196,47 @@ impl server::Handler for Handler {
     ) -> Result<(), Self::Error> {
         reply.accept().await;
         Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let address = (host.to_owned(), u16::try_from(port).unwrap());
+        self.join(channel, reply, async move { TcpStream::connect(address).await });
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.join(channel, reply, UnixStream::connect(self.real(path)));
+        Ok(())
+    }
+
+    async fn streamlocal_forward(&mut self, path: &str, session: &mut Session) -> Result<bool, Self::Error> {
+        let Ok(listener) = UnixListener::bind(self.real(path)) else { return Ok(false) };
+        let (handle, path) = (session.handle(), path.to_owned());
+        self.tasks.spawn(async move {
+            let mut streams = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let Ok(channel) = handle.channel_open_forwarded_streamlocal(path.clone()).await else { continue };
+                streams.spawn(async move {
+                    let _ = copy_bidirectional(&mut channel.into_stream(), &mut stream).await;
+                });
+            }
+        });
+        Ok(true)
     }
 
     /// `true` is true; a held command waits; any other is printed and exits with its last word.

@@ -1,0 +1,137 @@
+//! Port forwards: the host's ends of what listens in the guest. The rules decide, the agent says what there is, one task
+//! keeps the table; each forward is a task, each connection another that outlives it. Dials nobody for the guest.
+//!
+//! ```text
+//!  agent --Heard--> table (rules) --> Post: bind, accept --> tunnel (agent) | datagrams (agent) | carriers (ssh)
+//! ```
+
+mod agent;
+mod carriers;
+mod clock;
+mod datagrams;
+mod drained;
+mod holder;
+mod place;
+mod post;
+mod rules;
+mod table;
+mod tunnel;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::either::Either;
+
+use super::guest::Scene;
+use super::line::Line;
+use super::state::Event;
+use super::steps::Prepared;
+use crate::status::Forward;
+use agent::{Agent, Heard, PATIENCE, Patience};
+use carriers::Carriers;
+use post::Means;
+use rules::Rules;
+use table::Table;
+
+/// A connection of the host.
+type Socket = Either<TcpStream, UnixStream>;
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Lima's switch: TCP through ssh, and nothing through the agent.
+const BY_SSH: &str = "LIMA_SSH_PORT_FORWARDER";
+/// Between two looks at the table from outside: a guest that flaps costs no more than that.
+const PUBLISH: Duration = Duration::from_millis(40);
+
+/// What is asked for.
+pub struct Wishes {
+    rules: Rules,
+    /// There is no agent, and nothing but what is static.
+    plain: bool,
+    by_ssh: bool,
+    patience: Patience,
+    /// How long a peer by UDP may be silent.
+    idle: Duration,
+}
+
+impl Wishes {
+    pub fn of(prepared: &Prepared) -> Self {
+        let configured = prepared.config.port_forwards.as_deref().unwrap_or_default();
+        let plain = prepared.is_plain();
+        let by_ssh = std::env::var_os(BY_SSH).is_some_and(|value| value == "true" || value == "1");
+        let rules = Rules::new(configured, prepared.facts.ssh_local_port, plain);
+        Self { rules, plain, by_ssh, patience: PATIENCE, idle: datagrams::IDLE }
+    }
+}
+
+/// Whom forwarding works with.
+pub struct Company {
+    pub line: Arc<Line>,
+    pub scene: watch::Receiver<Scene>,
+    pub forwards: watch::Sender<Arc<[Forward]>>,
+    pub tell: mpsc::Sender<Event>,
+}
+
+/// Forwards for as long as it is polled, once the guest was reached.
+pub async fn run(wishes: Wishes, company: Company) {
+    let Company { line, scene, forwards, tell } = company;
+    line.session().await;
+    let heard = watch::Sender::new(Heard::default());
+    let (plain, patience) = (wishes.plain, wishes.patience);
+    let forwarding = forward(wishes, line.login().clone(), heard.subscribe(), forwards);
+    match plain {
+        true => forwarding.await,
+        false => {
+            let agent = Agent { patience, line, scene, heard, tell };
+            tokio::join!(agent.keep(), forwarding);
+        }
+    }
+}
+
+/// The loop of the one task that has the table.
+async fn forward(
+    wishes: Wishes,
+    login: super::ssh::Login,
+    mut heard: watch::Receiver<Heard>,
+    forwards: watch::Sender<Arc<[Forward]>>,
+) {
+    let (work_to, mut work) = mpsc::channel::<Work>(64);
+    let (reports_to, mut reports) = mpsc::channel(64);
+    let carriers = Arc::new(Carriers::new(login, work_to.clone()));
+    let means = Means { heard: heard.clone(), carriers, work: work_to, reports: reports_to, idle: wishes.idle };
+    let mut table = Table::new(wishes.rules, wishes.by_ssh, means);
+    let mut connections = JoinSet::new();
+    let mut published = Instant::now();
+    let mut due = None;
+    table.update(&heard.borrow_and_update().listeners);
+    loop {
+        // Every arm is cancel-safe: channels, a JoinSet and a clock.
+        tokio::select! {
+            Ok(()) = heard.changed() => {
+                let listeners = Arc::clone(&heard.borrow_and_update().listeners);
+                table.update(&listeners);
+            }
+            Some((id, state)) = reports.recv() => table.report(id, state),
+            Some(work) = work.recv() => {
+                connections.spawn(work);
+                continue;
+            }
+            Some(_) = connections.join_next() => continue,
+            () = sleep_until(due.unwrap_or(published)), if due.is_some() => {
+                due = None;
+                published = Instant::now();
+                forwards.send_replace(table.forwards());
+                continue;
+            }
+        }
+        due = due.or(Some(Instant::now().max(published + PUBLISH)));
+    }
+}
