@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::events::Journal;
 use super::guest::Company;
+use super::line::Line;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
@@ -83,6 +84,8 @@ pub struct Actor {
     pub(super) vm: Option<mpsc::Receiver<VmEvent>>,
     /// Those who work beside the guest.
     pub(super) company: Option<Company>,
+    /// The way to the guest of the VM that runs, for those who work beside the actor.
+    pub(super) line: watch::Sender<Option<Arc<Line>>>,
     /// To whoever waits for the guest.
     pub(super) lines: Option<mpsc::Sender<String>>,
     pub(super) journal: Journal,
@@ -136,6 +139,7 @@ impl Actor {
             news: None,
             vm: None,
             company: None,
+            line: watch::Sender::new(None),
             lines: None,
             journal,
             written: record,
@@ -149,6 +153,11 @@ impl Actor {
 
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// The line to the guest, for as long as a VM runs.
+    pub fn line(&self) -> watch::Receiver<Option<Arc<Line>>> {
+        self.line.subscribe()
     }
 
     /// Runs until nothing more is wanted, begun by `first`. The final status is not published yet: the caller does so

@@ -54,6 +54,11 @@ impl Line {
         }
     }
 
+    /// The session, if there is one now.
+    pub fn current(&self) -> Option<Arc<Session>> {
+        self.session.borrow().clone().filter(|session| session.is_open())
+    }
+
     /// Gives up a session in which something hangs, so that another is opened.
     pub fn lose(&self, session: &Arc<Session>) {
         session.shut();

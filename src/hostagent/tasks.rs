@@ -180,6 +180,7 @@ impl Actor {
         }
         let Some(prepared) = &self.prepared else { return };
         self.company = Company::begin(prepared);
+        self.line.send_replace(prepared.line.clone());
         if let Some(line) = &prepared.line
             && self.machine.settled
         {
@@ -190,6 +191,7 @@ impl Actor {
     fn forget(&mut self) {
         self.abandon_ready();
         self.company = None;
+        self.line.send_replace(None);
         self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill));
         self.vm = None;
         self.facts.driver_pid = None;

@@ -161,6 +161,20 @@ impl server::Handler for Handler {
         Ok(())
     }
 
+    /// The one subsystem gives back what it is sent.
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if name == "sftp" { session.channel_success(channel) } else { session.channel_failure(channel) }
+    }
+
+    async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        session.data(channel, data.to_vec())
+    }
+
     /// `true` is true; a held command waits; any other is printed and exits with its last word.
     async fn exec_request(
         &mut self,
