@@ -2,6 +2,7 @@
 //! keeps nothing.
 
 mod launch;
+pub mod sftp;
 mod wire;
 
 #[cfg(test)]

@@ -3,12 +3,18 @@
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
-use crate::view::Outcome;
+use crate::view::{Outcome, is_being_killed};
 
 /// No reply waits longer: its caller could not even be killed meanwhile.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The same for what a guest has to do: longer than any call to one may take.
+const GUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// How often a caller that waits for a guest is looked at.
+const SWEEP: Duration = Duration::from_millis(250);
 
 #[derive(Clone)]
 pub struct Shell {
@@ -31,6 +37,47 @@ impl Shell {
                     });
                     reply(done);
                 });
+            }
+        }
+    }
+
+    /// The same for an answer that a guest gives: a caller that is being killed is not held up by it. What was asked for
+    /// is done all the same, and what nobody takes is dropped.
+    pub fn answer_for<T: Send + 'static>(
+        &self,
+        pid: u32,
+        outcome: Outcome<T>,
+        reply: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        match outcome {
+            Outcome::Now(result) => reply(result),
+            Outcome::Later(future) => {
+                let asking = self.runtime.spawn(async { tokio::time::timeout(GUEST_DEADLINE, future).await });
+                self.runtime.spawn(async move { reply(unless_killed(pid, asking).await) });
+            }
+        }
+    }
+}
+
+async fn unless_killed<T>(
+    pid: u32,
+    mut asking: JoinHandle<std::result::Result<Result<T>, tokio::time::error::Elapsed>>,
+) -> Result<T> {
+    let mut sweep = tokio::time::interval(SWEEP);
+    // The first tick comes at once.
+    sweep.tick().await;
+    loop {
+        tokio::select! {                        // the task goes on by itself
+            done = &mut asking => return match done {
+                Ok(Ok(done)) => done,
+                Ok(Err(_)) => Err(Error::Timeout { what: "the guest".into(), seconds: GUEST_DEADLINE.as_secs() }),
+                Err(error) => Err(Error::failed("the guest", error)),
+            },
+            _ = sweep.tick(), if pid != 0 => {
+                if is_being_killed(pid) {
+                    let interrupted = std::io::Error::from_raw_os_error(libc::EINTR);
+                    return Err(Error::Io { path: "guest".into(), source: interrupted });
+                }
             }
         }
     }

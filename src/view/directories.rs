@@ -8,7 +8,7 @@ use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::stale;
 use super::look::{missing, not_a_directory};
-use super::node::{DEFINITION, INSTANCE, NodeId, WAIT_DIR};
+use super::node::{DEFINITION, INSTANCE, NodeId, is_directory_of_ours};
 use super::scratch::ScratchBody;
 use super::templates::{check_scratch_name, is_template, shipped};
 use super::{Attr, Caller, Opened, Outcome, View};
@@ -65,7 +65,9 @@ impl View {
             Ok(Target::WaitDir(_)) => Ok(()).into(),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
-            Ok(Target::Templates | Target::Disks) => self.refused(parent, Error::forbidden(name, "is limafs's own")),
+            Ok(Target::Templates | Target::Disks | Target::Guests) => {
+                self.refused(parent, Error::forbidden(name, "is limafs's own"))
+            }
             Ok(_) => Err(not_a_directory()).into(),
             Err(error) => Err(error).into(),
         }
@@ -105,12 +107,13 @@ impl View {
                 Ok(())
             }
             // As for an instance: the rmdir that follows decides.
-            Target::DiskFile(..) => Ok(()),
+            Target::DiskFile(..) | Target::RootLink(_) => Ok(()),
             Target::Images(_)
             | Target::Instance(_)
             | Target::WaitDir(_)
             | Target::Templates
             | Target::Disks
+            | Target::Guests
             | Target::Disk(_) => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
@@ -178,7 +181,7 @@ impl View {
             Err(error) => return Err(error).into(),
         };
         match NodeId::by_name(to) {
-            None if to == WAIT_DIR => return Err(Error::forbidden(to, "is limafs's own")).into(),
+            None if is_directory_of_ours(to) => return Err(Error::forbidden(to, "is limafs's own")).into(),
             None => {
                 instance.changed = SystemTime::now();
                 return instance.scratch.rename(from, to).into();
@@ -218,7 +221,7 @@ impl View {
 
     /// `sed -i.bak`, `mv lima.yaml x`: the definition stays, the new name gets its bytes.
     fn copy_out(&self, key: Key, id: NodeId, to: &str) -> Result<()> {
-        if id != DEFINITION || NodeId::by_name(to).is_some() || to == WAIT_DIR {
+        if id != DEFINITION || NodeId::by_name(to).is_some() || is_directory_of_ours(to) {
             return Err(Error::forbidden(id.node().name, "cannot be moved"));
         }
         let mut tree = self.0.tree.lock();
@@ -309,7 +312,7 @@ impl View {
             return self.refuse_root(error);
         }
         let mut tree = self.0.tree.lock();
-        if key != Key::TEMPLATES && (INSTANCE.iter().any(|node| node.name == name) || name == WAIT_DIR) {
+        if key != Key::TEMPLATES && (INSTANCE.iter().any(|node| node.name == name) || is_directory_of_ours(name)) {
             return Err(Error::Exists { what: name.into() });
         }
         let serial = tree.relisted(key)?.create(name, body, perm & 0o777)?.serial;

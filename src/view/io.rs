@@ -101,11 +101,16 @@ impl View {
                 }
                 Ok(Open::Scratch { key: *key, serial: *serial, append: mode.append })
             }
+            // The kernel follows it by itself.
+            Target::RootLink(_) => {
+                Err(Error::Io { path: "root".into(), source: std::io::Error::from_raw_os_error(libc::ELOOP) })
+            }
             Target::Root
             | Target::Templates
             | Target::Instance(_)
             | Target::WaitDir(_)
             | Target::Disks
+            | Target::Guests
             | Target::Disk(_) => {
                 Err(Error::Io { path: "directory".into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }

@@ -7,9 +7,11 @@ use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
-use super::node::{Body, DEFINITION, DISKS_DIR, IMAGES_DIR, NodeId, RootBody, TEMPLATES_DIR, WAIT_DIR};
+use super::node::{
+    Body, DEFINITION, DISKS_DIR, GUEST_DIR, IMAGES_DIR, NodeId, ROOT_LINK, RootBody, TEMPLATES_DIR, WAIT_DIR,
+};
 use super::scratch::{ScratchBody, ScratchFile};
-use super::tree::Tree;
+use super::tree::{Instance, Tree};
 use super::wait::Condition;
 use super::{Attr, Caller, Kind, Opened, View};
 use crate::error::{Error, Result};
@@ -30,6 +32,9 @@ impl View {
 
     pub fn lookup(&self, caller: Caller, parent: Ino, name: &str) -> Result<Attr> {
         let parent = self.target(parent)?;
+        if parent == Target::Guests {
+            return self.guest_entry(name);
+        }
         let mut tree = self.0.tree.lock();
         let target = child(&mut tree, &parent, name)?;
         if let Target::Node(key, id) = target
@@ -53,7 +58,7 @@ impl View {
         let ino = tree.number(target);
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         Ok(match target {
-            Target::Root => Attr::directory(ino, tree.names().count() + 3, tree.changed, directory),
+            Target::Root => Attr::directory(ino, tree.names().count() + 4, tree.changed, directory),
             Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
             Target::Template(name) => self.template_attr(tree, name)?,
@@ -66,6 +71,8 @@ impl View {
                 scratch_attr(ino, file)
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
+            Target::Guests => Attr::directory(ino, 0, tree.changed, 0o700).uncached(),
+            Target::RootLink(key) => root_link(ino, tree.instance(*key)?),
             Target::Disks | Target::Disk(_) | Target::DiskFile(..) => self.disk_attr(tree, ino, target, directory)?,
         })
     }
@@ -158,7 +165,10 @@ impl View {
 
     pub fn opendir(&self, ino: Ino) -> Result<Opened> {
         let target = self.target(ino)?;
-        let entries = self.entries(&target)?;
+        let mut entries = self.entries(&target)?;
+        if target == Target::Guests {
+            entries.extend(self.guest_entries()?);
+        }
         let fh = self.0.handles.lock().insert(ino, Open::Directory(entries.into()));
         Ok(Opened { fh, direct: false, quiet: true })
     }
@@ -173,6 +183,9 @@ impl View {
 
     /// Attributes for a listing's entry; `None` when it is gone by now.
     pub fn entry_attr(&self, entry: &DirEntry) -> Option<Attr> {
+        if entry.ino.is_guest() {
+            return self.guest_entry(&entry.name).ok();
+        }
         self.getattr(entry.ino, None).ok()
     }
 
@@ -187,6 +200,7 @@ impl View {
                 found.push((IMAGES_DIR.into(), Target::Images(Place::All), Kind::Directory));
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
                 found.push((DISKS_DIR.into(), Target::Disks, Kind::Directory));
+                found.push((GUEST_DIR.into(), Target::Guests, Kind::Directory));
                 found
                     .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
             }
@@ -201,9 +215,10 @@ impl View {
                     found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
                 }
                 found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
+                found.push((ROOT_LINK.into(), Target::RootLink(*key), Kind::Symlink));
                 found.extend(scratch_entries(&tree, *key)?);
             }
-            Target::WaitDir(_) => {}
+            Target::WaitDir(_) | Target::Guests => {}
             Target::Disks => {
                 let names = tree.disks.names().map(|name| name.to_string());
                 found.extend(names.map(|name| (name.clone(), Target::Disk(name), Kind::Directory)));
@@ -226,6 +241,9 @@ impl View {
     }
 
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        if let Target::RootLink(key) = self.target(ino)? {
+            return Ok(root_text(self.0.tree.lock().instance(key)?).into_bytes());
+        }
         if let Target::Scratch(key, serial) = self.target(ino)?
             && let Some(ScratchFile { body: ScratchBody::Symlink(to), .. }) =
                 self.0.tree.lock().scratch(key)?.by_serial(serial)
@@ -258,6 +276,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == DISKS_DIR {
                 return Ok(Target::Disks);
             }
+            if name == GUEST_DIR {
+                return Ok(Target::Guests);
+            }
             if let Some(id) = NodeId::root_by_name(name) {
                 return Ok(Target::RootNode(id));
             }
@@ -277,6 +298,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         Target::Instance(key) => {
             if name == WAIT_DIR {
                 return Ok(Target::WaitDir(*key));
+            }
+            if name == ROOT_LINK {
+                return Ok(Target::RootLink(*key));
             }
             if let Some(id) = NodeId::by_name(name) {
                 return Ok(Target::Node(*key, id));
@@ -319,6 +343,15 @@ fn scratch_attr(ino: Ino, file: &ScratchFile) -> Attr {
     let kind = if matches!(file.body, ScratchBody::File(_)) { Kind::File } else { Kind::Symlink };
     // Not cached: after a rename onto a node the kernel must look the name up again.
     Attr { kind, ..Attr::file(ino, file.bytes().len() as u64, file.mtime, file.perm) }.uncached()
+}
+
+fn root_text(instance: &Instance) -> String {
+    format!("../{GUEST_DIR}/{}", instance.name)
+}
+
+fn root_link(ino: Ino, instance: &Instance) -> Attr {
+    let size = root_text(instance).len() as u64;
+    Attr { kind: Kind::Symlink, ..Attr::file(ino, size, instance.changed, 0o777) }.uncached()
 }
 
 fn log_attr(ino: Ino, path: &std::path::Path, otherwise: SystemTime, perm: u16) -> Attr {

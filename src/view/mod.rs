@@ -16,6 +16,7 @@ mod directories;
 mod disks;
 mod draft;
 mod fleet;
+pub mod guest;
 mod handle;
 mod images;
 mod ino;
@@ -41,12 +42,13 @@ use parking_lot::Mutex;
 
 pub use announce::Kernel;
 pub use attr::{Attr, Kind};
+pub use guest::Guests;
 pub use handle::{Fh, Opened, Readiness};
 pub use ino::Ino;
 pub use io::Got;
 pub use look::SetAttr;
 pub use snapshot::{Live, Snapshot};
-pub use wait::Parked;
+pub use wait::{Parked, is_being_killed};
 
 use crate::error::Result;
 use crate::host::Host;
@@ -96,6 +98,7 @@ struct Inner {
     waits: Waits,
     announcer: Announcer,
     fleet: Fleet,
+    guests: guest::Shelf,
     /// The publisher's process; its system calls are ours, made so that inotify sees them.
     publisher: Arc<AtomicU32>,
 }
@@ -113,6 +116,7 @@ impl View {
             waits: Waits::default(),
             announcer: Announcer::default(),
             fleet: Fleet::default(),
+            guests: guest::Shelf::default(),
             publisher: Arc::default(),
         }))
     }

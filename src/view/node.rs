@@ -160,9 +160,18 @@ pub enum RootBody {
 pub const IMAGES_DIR: &str = ".images";
 pub const TEMPLATES_DIR: &str = ".templates";
 pub const DISKS_DIR: &str = ".disks";
+/// The files of running guests.
+pub const GUEST_DIR: &str = ".guest";
+/// In an instance: leads there.
+pub const ROOT_LINK: &str = "root";
 pub const ROOT_LIST: NodeId = NodeId(1);
 pub const ROOT_EVENTS: NodeId = NodeId(2);
 pub const ROOT_ERROR: NodeId = NodeId(3);
+
+/// Whether a name in an instance is one of those that are no files.
+pub fn is_directory_of_ours(name: &str) -> bool {
+    matches!(name, WAIT_DIR | ROOT_LINK)
+}
 
 impl NodeId {
     pub fn node(self) -> &'static Node {

@@ -15,13 +15,13 @@ use tokio::io::{AsyncRead, BufReader, copy_buf, split};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::super::line::Line;
-use super::super::ssh::Stream;
+use super::super::ssh::{Fault, Stream};
 use super::{Body, refuse};
 
 /// So many channels at once; sshd itself lets ten be open in a session, and others need some, too.
 const CHANNELS_MAX: usize = 4;
 /// Within this a guest that is well begins a subsystem.
-const OPEN: Duration = Duration::from_secs(5);
+const OPEN: Duration = Duration::from_secs(4);
 const BUFFER: usize = 256 << 10;
 const PROTOCOL: HeaderValue = HeaderValue::from_static("sftp");
 
@@ -58,6 +58,9 @@ impl Files {
         };
         let channel = match session.subsystem("sftp", OPEN).await {
             Ok(channel) => channel,
+            Err(Fault::Slow(_)) => {
+                return refuse(StatusCode::GATEWAY_TIMEOUT, "the guest does not answer".into(), libc::ETIMEDOUT);
+            }
             Err(fault) => return refuse(StatusCode::BAD_GATEWAY, fault.to_string(), libc::EHOSTDOWN),
         };
         let connection = hyper::upgrade::on(&mut request);
