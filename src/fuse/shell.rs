@@ -1,12 +1,13 @@
 //! Where synchronous callbacks meet what takes time: one function, with a deadline for every answer.
 
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::view::{Outcome, is_being_killed};
+use crate::view::{Later, Outcome, is_being_killed};
 
 /// No reply waits longer: its caller could not even be killed meanwhile.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -49,36 +50,38 @@ impl Shell {
         outcome: Outcome<T>,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        match outcome {
-            Outcome::Now(result) => reply(result),
-            Outcome::Later(future) => {
-                let asking = self.runtime.spawn(async { tokio::time::timeout(GUEST_DEADLINE, future).await });
-                self.runtime.spawn(async move { reply(unless_killed(pid, asking).await) });
-            }
+        let mut future = match outcome {
+            Outcome::Now(result) => return reply(result),
+            Outcome::Later(future) => future,
+        };
+        // Begun here: what waits for nobody is answered without another thread, and what is sent is sent sooner.
+        let begun = {
+            let _here = self.runtime.enter();
+            future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        match begun {
+            Poll::Ready(result) => reply(result),
+            Poll::Pending => drop(self.runtime.spawn(async move { reply(unless_killed(pid, future).await) })),
         }
     }
 }
 
-async fn unless_killed<T>(
-    pid: u32,
-    mut asking: JoinHandle<std::result::Result<Result<T>, tokio::time::error::Elapsed>>,
-) -> Result<T> {
-    let mut sweep = tokio::time::interval(SWEEP);
-    // The first tick comes at once.
-    sweep.tick().await;
+async fn unless_killed<T: Send + 'static>(pid: u32, mut asking: Later<T>) -> Result<T> {
+    let late = tokio::time::sleep(GUEST_DEADLINE);
+    let mut late = std::pin::pin!(late);
+    let mut sweep = tokio::time::interval_at(Instant::now() + SWEEP, SWEEP);
     loop {
-        tokio::select! {                        // the task goes on by itself
-            done = &mut asking => return match done {
-                Ok(Ok(done)) => done,
-                Ok(Err(_)) => Err(Error::Timeout { what: "the guest".into(), seconds: GUEST_DEADLINE.as_secs() }),
-                Err(error) => Err(Error::failed("the guest", error)),
-            },
+        tokio::select! {                        // what is asked for is asked on below
+            done = &mut asking => return done,
+            () = &mut late => break,
             _ = sweep.tick(), if pid != 0 => {
                 if is_being_killed(pid) {
+                    tokio::spawn(tokio::time::timeout(GUEST_DEADLINE, asking));
                     let interrupted = std::io::Error::from_raw_os_error(libc::EINTR);
                     return Err(Error::Io { path: "guest".into(), source: interrupted });
                 }
             }
         }
     }
+    Err(Error::Timeout { what: "the guest".into(), seconds: GUEST_DEADLINE.as_secs() })
 }

@@ -10,9 +10,6 @@ mod entries;
 mod file;
 mod table;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -69,8 +69,11 @@ pub struct Caller {
 /// An answer that is there, or one that something slower than memory has to give.
 pub enum Outcome<T> {
     Now(Result<T>),
-    Later(Pin<Box<dyn Future<Output = Result<T>> + Send>>),
+    Later(Later<T>),
 }
+
+/// What will be the answer.
+pub type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 impl<T> Outcome<T> {
     fn later(future: impl Future<Output = Result<T>> + Send + 'static) -> Self {

@@ -86,7 +86,9 @@ impl Client {
         let room = self.statvfs(path).await.ok()?;
         match () {
             () if room.read_only => Some(libc::EROFS),
-            () if room.available == 0 || room.files > 0 && room.files_free == 0 => Some(libc::ENOSPC),
+            // Of those that have any: /proc has none, full or not.
+            () if room.blocks > 0 && room.available == 0 => Some(libc::ENOSPC),
+            () if room.files > 0 && room.files_free == 0 => Some(libc::ENOSPC),
             () => None,
         }
     }
