@@ -5,6 +5,7 @@ mod common;
 
 mod boot;
 mod disks;
+mod files;
 mod guest;
 mod kills;
 mod provision;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     all.extend(boot::cases());
     all.extend(provision::cases());
     all.extend(disks::cases());
+    all.extend(files::cases());
     all.extend(kills::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }
