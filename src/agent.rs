@@ -2,7 +2,7 @@
 //! keeps nothing.
 
 mod launch;
-pub mod sftp;
+pub mod link;
 mod wire;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod images;
 pub mod names;
 pub mod registry;
 pub mod schema;
+pub mod sftp;
 pub mod started;
 pub mod status;
 pub mod store;

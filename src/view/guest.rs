@@ -25,8 +25,9 @@ use super::ino::{Ino, Key};
 use super::look::missing;
 use super::snapshot::{Live, Snapshot};
 use super::{Attr, Kind, Outcome, View};
-use crate::agent::sftp::{Attempt, Attrs, Called, Client, Link};
+use crate::agent::link::Link;
 use crate::error::{Error, Result};
+use crate::sftp::{Attempt, Attrs, Called, Client};
 use crate::status::State;
 use table::{Place, Table};
 

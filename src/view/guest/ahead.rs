@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::agent::sftp::Called;
+use crate::sftp::Called;
 
 /// Bytes that are asked for at once.
 pub const STRIDE: usize = 512 << 10;

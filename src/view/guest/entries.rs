@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use super::table::Place;
 use super::{Ask, DIRECTORY, Directory, GuestAttr, GuestFile, Guests, Outcome, REGULAR, Seen, TYPE};
-use crate::agent::sftp::{Attempt, Attrs, Room};
 use crate::error::{Error, Result};
+use crate::sftp::{Attempt, Attrs, Called, Room};
 use crate::view::handle::Fh;
 use crate::view::ino::{Ino, Key};
 use crate::view::io::stale;
@@ -148,13 +148,24 @@ impl Guests {
         let ask = self.ask(place.key).await?;
         let changes = self.changes(&ask, &place, set).await?;
         self.touched(&[&place]);
-        let done = match file.filter(|_| set.size.is_some()) {
-            Some(file) => file.set(self, &changes).await,
-            None => ask.end(ask.client.setstat(&place.path, &changes).await, Attempt::Set(&place.path)).await,
+        // Sent together: the guest answers in that order.
+        let (done, looked) = match file.filter(|_| set.size.is_some()) {
+            Some(file) => (file.set(self, &changes).await, ask.client.lstat(&place.path).await),
+            None => {
+                let setting = ask.client.setstat(&place.path, &changes);
+                let (set, looked) = tokio::join!(setting, ask.client.lstat(&place.path));
+                (ask.end(set, Attempt::Set(&place.path)).await, looked)
+            }
         };
         self.touched(&[&place]);
         done?;
-        Ok(self.look_with(&ask, place).await?.attr(ino))
+        Ok(self.seen_now(&ask, place, looked).await?.attr(ino))
+    }
+
+    /// Takes in what a look that was sent with a change came to.
+    pub(super) async fn seen_now(&self, ask: &Ask, place: Place, looked: Called<Attrs>) -> Result<Seen> {
+        let attrs = ask.end(looked, Attempt::Look).await?;
+        Ok(Seen { place, attrs, user: ask.client.user() })
     }
 
     async fn set_removed(&self, ino: Ino, file: &GuestFile, set: Set) -> Result<GuestAttr> {
@@ -266,15 +277,17 @@ impl Guests {
         Outcome::later(async move {
             let place = place?;
             let ask = guests.ask(place.key).await?;
-            let called = match &what {
-                Making::Directory(mode) => ask.client.mkdir(&place.path, *mode).await,
-                Making::Symlink(to) => ask.client.symlink(&place.path, to).await,
-                Making::Link(old) => ask.client.hardlink(&old.path, &place.path).await,
+            // Sent together: the guest answers in that order.
+            let looking = ask.client.lstat(&place.path);
+            let (called, looked) = match &what {
+                Making::Directory(mode) => tokio::join!(ask.client.mkdir(&place.path, *mode), looking),
+                Making::Symlink(to) => tokio::join!(ask.client.symlink(&place.path, to), looking),
+                Making::Link(old) => tokio::join!(ask.client.hardlink(&old.path, &place.path), looking),
             };
             let done = ask.end(called, Attempt::Make(&place.path)).await;
             guests.touched(&[&place, &place.parent()]);
             done?;
-            guests.look_with(&ask, place).await
+            guests.seen_now(&ask, place, looked).await
         })
     }
 

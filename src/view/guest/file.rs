@@ -12,11 +12,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ahead::{Ahead, STRIDE};
 use super::table::Place;
 use super::{Ask, Guests, Listed, Opened, Outcome, Seen};
-use crate::agent::sftp::{
+use crate::error::Result;
+use crate::sftp::{
     Attempt, Attrs, Called, Client, DATA, Fault, OPEN_APPEND, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE,
     OPEN_WRITE,
 };
-use crate::error::Result;
 use crate::view::handle::Fh;
 use crate::view::ino::{Ino, Key};
 use crate::view::io::stale;
@@ -83,9 +83,13 @@ impl Guests {
         let (guests, place) = (self.clone(), self.place(parent).and_then(|parent| parent.child(name)));
         Outcome::later(async move {
             let place = place?;
-            let file = guests.opened(&place, None, flags | libc::O_CREAT, mode).await?;
+            let ask = guests.ask(place.key).await?;
+            // Sent together: the guest answers in that order.
+            let opening = guests.opened(&place, None, flags | libc::O_CREAT, mode);
+            let (file, looked) = tokio::join!(opening, ask.client.lstat(&place.path));
             guests.touched(&[&place, &place.parent()]);
-            Ok((guests.look(place).await?, file))
+            let file = file?;
+            Ok((guests.seen_now(&ask, place, looked).await?, file))
         })
     }
 

@@ -1,9 +1,8 @@
-//! The mount's side of a guest's files: sftp over ha.sock. One connection answers in the order in which it is asked, so
+//! A guest's files over sftp: the client, on any stream. One connection answers in the order in which it is asked, so
 //! that whatever is asked after a write sees it. Follows no symbolic link and believes nothing without bounds.
 
 mod calls;
 mod errno;
-mod link;
 mod packet;
 
 #[cfg(test)]
@@ -23,7 +22,6 @@ use tokio::time::timeout;
 
 pub use calls::Writing;
 pub use errno::Attempt;
-pub use link::Link;
 pub use packet::{Attrs, Entry, OPEN_APPEND, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE, OPEN_WRITE, Room};
 
 use packet::{Answer, Garbled, PACKET_MAX, Request};
@@ -126,7 +124,7 @@ impl Client {
     }
 
     /// Ends the connection for all who wait for something.
-    fn abandon(&self) {
+    pub fn abandon(&self) {
         self.waiting.calls.lock().take();
     }
 
@@ -156,7 +154,7 @@ impl Client {
 }
 
 impl Reply {
-    pub(super) async fn within(mut self, limit: Duration) -> Called<Answer> {
+    async fn within(mut self, limit: Duration) -> Called<Answer> {
         match timeout(limit, &mut self.answer).await {
             Ok(answer) => answer.map_err(|_| Fault::Gone),
             Err(_) => Err(Fault::Late),

@@ -1,16 +1,14 @@
 //! The client against a real sftp-server, and against guests that lie, hang and hang up.
 
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 
-use super::packet::{self, FSTAT, LSTAT, OPENDIR, PACKET_MAX, READ, READDIR, READLINK, REALPATH, WRITE};
+pub use super::packet::FSTAT;
+use super::packet::{self, LSTAT, OPENDIR, PACKET_MAX, READ, READDIR, READLINK, REALPATH, WRITE};
 use super::*;
-use crate::names::HA_SOCK;
 
 const SERVER: &str = "/usr/lib/openssh/sftp-server";
 
@@ -65,14 +63,14 @@ async fn a_real_server_tells_enough_for_an_errno() {
 }
 
 /// What a scripted guest answers to a request: its kind and number. `None` hangs up.
-type Script = fn(u8, u32) -> Option<Vec<Request>>;
+pub type Script = fn(u8, u32) -> Option<Vec<Request>>;
 
 fn entry(request: Request, name: &[u8]) -> Request {
     request.string(name).string(b"long name").attrs(&Attrs { mode: Some(0o100_644), ..Attrs::default() })
 }
 
 /// The answers that it takes to begin, and `script`'s for the rest.
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script) {
+pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script) {
     while let Ok(Some(mut packet)) = next_packet(&mut stream).await {
         use bytes::Buf;
         let (kind, id) = (packet.get_u8(), packet.get_u32());
@@ -98,7 +96,7 @@ async fn scripted(script: Script) -> (Client, JoinSet<()>) {
     (Client::begin(ours).await.unwrap(), tasks)
 }
 
-fn status(id: u32, code: u32) -> Vec<Request> {
+pub fn status(id: u32, code: u32) -> Vec<Request> {
     vec![Request::new(101, id).u32(code)]
 }
 
@@ -208,80 +206,6 @@ async fn many_large_reads_and_writes_at_once_do_not_wait_for_each_other_for_ever
     let (reads, writes) = tokio::join!(reads, writes);
     assert!(reads.iter().all(|read| read.as_ref().is_ok_and(|bytes| bytes.len() == 1 << 20)));
     assert!(writes.iter().all(|write| write.is_ok()));
-}
-
-/// A hostagent that joins each connection with a scripted guest.
-fn hostagent(script: Script) -> (TempDir, PathBuf, JoinSet<()>) {
-    let temp = tempfile::tempdir().unwrap();
-    let dir = temp.path().join("foo");
-    std::fs::create_dir(&dir).unwrap();
-    let listener = UnixListener::bind(dir.join(HA_SOCK)).unwrap();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut guests = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            guests.spawn(upgrade(stream, script));
-        }
-    });
-    (temp, dir, tasks)
-}
-
-async fn upgrade(mut stream: UnixStream, script: Script) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    assert!(head.starts_with(b"GET /v1/sftp "));
-    let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: sftp\r\n\r\n";
-    stream.write_all(answer).await.unwrap();
-    serve(stream, script).await;
-}
-
-#[tokio::test]
-async fn a_guest_that_does_not_answer_is_given_up_and_found_again() {
-    // Says nothing to FSTAT, and all is well with the rest.
-    let (_temp, dir, _tasks) = hostagent(|kind, id| if kind == FSTAT { Some(vec![]) } else { Some(status(id, 0)) });
-    let link = Link::new(&dir);
-    let client = link.client().await.unwrap();
-    let begun = Instant::now();
-    let (silent, other) = tokio::join!(client.fstat(b"h"), client.fstat(b"i"));
-    assert_eq!((silent, other), (Err(Fault::Late), Err(Fault::Late)));
-    assert!(begun.elapsed() < METADATA * 2);
-    let error = link.explain(&client, begun, Attempt::Look, Fault::Late).await;
-    assert_eq!(error.errno(), libc::ETIMEDOUT);
-    let asked = Instant::now();
-    assert_eq!(link.client().await.err().unwrap().errno(), libc::EHOSTDOWN);
-    assert!(asked.elapsed() < Duration::from_millis(50));
-    assert!(!client.is_open());
-    let again = async {
-        while link.client().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(Duration::from_secs(20), again).await.unwrap();
-    assert_eq!(link.client().await.unwrap().rmdir(b"/a").await, Ok(()));
-}
-
-#[tokio::test]
-async fn a_busy_guest_is_not_given_up() {
-    let (_temp, dir, _tasks) = hostagent(|_, id| Some(status(id, 0)));
-    let link = Link::new(&dir);
-    let client = link.client().await.unwrap();
-    let begun = Instant::now();
-    client.rmdir(b"/a").await.unwrap();
-    link.explain(&client, begun, Attempt::Look, Fault::Late).await;
-    assert!(client.is_open());
-    assert!(Arc::ptr_eq(&client, &link.client().await.unwrap()));
-}
-
-#[tokio::test]
-async fn without_a_hostagent_the_host_is_down() {
-    let temp = tempfile::tempdir().unwrap();
-    let link = Link::new(temp.path());
-    let asked = Instant::now();
-    assert_eq!(link.client().await.err().unwrap().errno(), libc::EHOSTDOWN);
-    assert!(asked.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test]

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Attempt, Client, Fault, METADATA};
-use crate::agent::wire::Line;
+use super::wire::Line;
 use crate::error::{Error, Result};
+use crate::sftp::{Attempt, Client, Fault, METADATA};
 
 /// Between two attempts to reach a guest that hangs.
 const PROBE: Duration = Duration::from_secs(1);
@@ -176,5 +176,90 @@ async fn reach(dir: &Path) -> State {
         Err(_) => State::Hung,
         Ok(Err(error)) if error.errno() == libc::ETIMEDOUT => State::Hung,
         Ok(Err(error)) => State::Failed { errno: error.errno(), why: error.to_string(), at: Instant::now() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::names::HA_SOCK;
+    use crate::sftp::tests::{FSTAT, Script, serve, status};
+
+    /// A hostagent that joins each connection with a scripted guest.
+    fn hostagent(script: Script) -> (TempDir, PathBuf, JoinSet<()>) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("foo");
+        std::fs::create_dir(&dir).unwrap();
+        let listener = UnixListener::bind(dir.join(HA_SOCK)).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut guests = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                guests.spawn(upgrade(stream, script));
+            }
+        });
+        (temp, dir, tasks)
+    }
+
+    async fn upgrade(mut stream: UnixStream, script: Script) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"GET /v1/sftp "));
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: sftp\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        serve(stream, script).await;
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_does_not_answer_is_given_up_and_found_again() {
+        // Says nothing to FSTAT, and all is well with the rest.
+        let (_temp, dir, _tasks) = hostagent(|kind, id| if kind == FSTAT { Some(vec![]) } else { Some(status(id, 0)) });
+        let link = Link::new(&dir);
+        let client = link.client().await.unwrap();
+        let begun = Instant::now();
+        let (silent, other) = tokio::join!(client.fstat(b"h"), client.fstat(b"i"));
+        assert_eq!((silent, other), (Err(Fault::Late), Err(Fault::Late)));
+        assert!(begun.elapsed() < METADATA * 2);
+        let error = link.explain(&client, begun, Attempt::Look, Fault::Late).await;
+        assert_eq!(error.errno(), libc::ETIMEDOUT);
+        let asked = Instant::now();
+        assert_eq!(link.client().await.err().unwrap().errno(), libc::EHOSTDOWN);
+        assert!(asked.elapsed() < Duration::from_millis(50));
+        assert!(!client.is_open());
+        let again = async {
+            while link.client().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), again).await.unwrap();
+        assert_eq!(link.client().await.unwrap().rmdir(b"/a").await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_busy_guest_is_not_given_up() {
+        let (_temp, dir, _tasks) = hostagent(|_, id| Some(status(id, 0)));
+        let link = Link::new(&dir);
+        let client = link.client().await.unwrap();
+        let begun = Instant::now();
+        client.rmdir(b"/a").await.unwrap();
+        link.explain(&client, begun, Attempt::Look, Fault::Late).await;
+        assert!(client.is_open());
+        assert!(Arc::ptr_eq(&client, &link.client().await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn without_a_hostagent_the_host_is_down() {
+        let temp = tempfile::tempdir().unwrap();
+        let link = Link::new(temp.path());
+        let asked = Instant::now();
+        assert_eq!(link.client().await.err().unwrap().errno(), libc::EHOSTDOWN);
+        assert!(asked.elapsed() < Duration::from_secs(1));
     }
 }
