@@ -71,6 +71,15 @@ pub async fn command(dir: &Path, verb: Verb) -> Result<Status> {
     .await
 }
 
+/// Tells the hostagent that there is something new among the jobs.
+pub async fn nudge(dir: &Path) -> Result<()> {
+    within_deadline(async {
+        let (code, answer) = Line::open(dir).await?.post("/v1/jobs", Vec::new()).await?;
+        if code.is_success() { Ok(()) } else { Err(refused(code, &answer)) }
+    })
+    .await
+}
+
 /// Asks a hostagent that knows no commands (Lima's) to stop its VM, as `limactl stop` does. The process that listens is
 /// asked, whatever a pid file says.
 pub fn interrupt(dir: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ pub mod fuse;
 pub mod host;
 pub mod hostagent;
 pub mod images;
+pub mod jobs;
 pub mod names;
 pub mod registry;
 pub mod schema;

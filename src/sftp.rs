@@ -71,6 +71,7 @@ pub struct Client {
     features: Features,
     /// uid and gid of the guest's user.
     user: (u32, u32),
+    home: Vec<u8>,
     _tasks: JoinSet<()>,
 }
 
@@ -114,7 +115,17 @@ impl Client {
         tasks.spawn(read_for_ever(reader, Arc::clone(&waiting)));
         let chunks = Arc::new(Semaphore::new(CHUNKS));
         let last = AtomicU32::new(0);
-        let mut client = Self { send, waiting, last, chunks, chunk: 32 << 10, features, user: (0, 0), _tasks: tasks };
+        let mut client = Self {
+            send,
+            waiting,
+            last,
+            chunks,
+            chunk: 32 << 10,
+            features,
+            user: (0, 0),
+            home: Vec::new(),
+            _tasks: tasks,
+        };
         client.learn().await?;
         Ok(client)
     }
@@ -136,6 +147,11 @@ impl Client {
     /// uid and gid of the user that the guest's files are reached as.
     pub fn user(&self) -> (u32, u32) {
         self.user
+    }
+
+    /// The user's home.
+    pub fn home(&self) -> &[u8] {
+        &self.home
     }
 
     /// Sends a request now; it is answered after all that were sent before it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The lowest floor first. A module may use those on its own floor and below.
 const FLOORS: &[&[&str]] = &[
     &["error", "names"],
-    &["schema", "started", "status", "host", "config", "templates", "images", "store", "disks", "sftp"],
+    &["schema", "started", "status", "host", "config", "templates", "images", "store", "disks", "jobs", "sftp"],
     &["cidata", "registry"],
     &["hostagent", "agent"],
     &["view"],
@@ -23,6 +23,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ("cidata", &["tokio::", "std::fs", "crate::store"]),
     ("store", &["fuser::", "tokio::"]),
     ("disks", &["fuser::", "tokio::"]),
+    ("jobs", &["fuser::", "tokio::"]),
     ("sftp", &["fuser::", "std::fs", "crate::store"]),
     ("registry", &["crate::hostagent", "fuser::"]),
     ("agent", &["crate::hostagent", "crate::registry", "fuser::"]),

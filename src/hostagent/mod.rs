@@ -5,6 +5,7 @@ mod actor;
 mod boot;
 mod events;
 mod guest;
+mod jobs;
 mod line;
 mod logs;
 mod process;

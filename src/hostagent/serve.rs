@@ -147,7 +147,7 @@ async fn respond(
     let follow = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "follow=1"));
     let wanted = match request.uri().path() {
         "/v1/info" | "/v1/status" | "/v1/events" | "/v1/sftp" => Method::GET,
-        "/v1/command" => Method::POST,
+        "/v1/command" | "/v1/jobs" => Method::POST,
         path => return refuse(StatusCode::NOT_FOUND, format!("{path} does not exist"), libc::ENOENT),
     };
     if request.method() != wanted {
@@ -161,6 +161,7 @@ async fn respond(
         "/v1/status" if follow => follow_status(sources.status),
         "/v1/status" => json(StatusCode::OK, &*sources.status.borrow()),
         "/v1/events" => follow_events(sources.events.subscribe(), closing),
+        "/v1/jobs" => sources.files.nudge(),
         "/v1/sftp" => sources.files.join(request, &joint).await,
         _ => command(request, sources.requests).await,
     }

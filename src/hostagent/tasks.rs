@@ -179,7 +179,7 @@ impl Actor {
             return;
         }
         let Some(prepared) = &self.prepared else { return };
-        self.company = Company::begin(prepared);
+        self.company = Company::begin(prepared, &self.dir);
         self.line.send_replace(prepared.line.clone());
         if let Some(line) = &prepared.line
             && self.machine.settled

@@ -32,12 +32,12 @@ impl Client {
             let least = [read, write].into_iter().filter(|limit| *limit > 0).min().unwrap_or(u64::MAX);
             self.chunk = least.clamp(4 << 10, 128 << 10) as usize;
         }
-        let home = match self.call(METADATA, |id| Request::new(packet::REALPATH, id).string(b".")).await? {
+        self.home = match self.call(METADATA, |id| Request::new(packet::REALPATH, id).string(b".")).await? {
             Answer::Names(names) => names.into_iter().next().ok_or(Garbled)?.name,
             _ => return Err(Garbled.into()),
         };
         // A user without a home is nobody in particular.
-        self.user = self.lstat(&home).await.ok().and_then(|attrs| attrs.owner).unwrap_or((u32::MAX, u32::MAX));
+        self.user = self.lstat(&self.home).await.ok().and_then(|attrs| attrs.owner).unwrap_or((u32::MAX, u32::MAX));
         Ok(())
     }
 

@@ -20,6 +20,7 @@ impl View {
         match self.target(parent) {
             Ok(Target::Root) => {}
             Ok(Target::Disks) => return self.make_disk(name),
+            Ok(Target::Jobs(key)) => return self.make_job(key, name),
             Ok(_) => return self.refused(parent, Error::forbidden(name, "no directories can be made here")),
             Err(error) => return Err(error).into(),
         }
@@ -62,7 +63,8 @@ impl View {
                 Outcome::later(async move { if is_gone { view.hide(key) } else { view.delete(key).await } })
             }
             // Part of `rm -r` of the instance.
-            Ok(Target::WaitDir(_)) => Ok(()).into(),
+            Ok(Target::WaitDir(_) | Target::Jobs(_)) => Ok(()).into(),
+            Ok(Target::Job(key, name)) => self.remove_job(caller, key, &name),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
             Ok(Target::Templates | Target::Disks | Target::Guests) => {
@@ -107,13 +109,15 @@ impl View {
                 Ok(())
             }
             // As for an instance: the rmdir that follows decides.
-            Target::DiskFile(..) | Target::RootLink(_) => Ok(()),
+            Target::DiskFile(..) | Target::RootLink(_) | Target::JobFile(..) => Ok(()),
             Target::Images(_)
             | Target::Instance(_)
             | Target::WaitDir(_)
             | Target::Templates
             | Target::Disks
             | Target::Guests
+            | Target::Jobs(_)
+            | Target::Job(..)
             | Target::Disk(_) => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }

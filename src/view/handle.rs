@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::disks::DiskFile;
 use super::images::Place;
 use super::ino::{Ino, Key};
+use super::jobs::JobFile;
 use super::node::NodeId;
 use super::tree::Rendered;
 use super::wait::Condition;
@@ -65,6 +66,12 @@ pub enum Open {
         append: bool,
     },
     Log(GrowingFile),
+    /// A file of a job, to write.
+    Job {
+        key: Key,
+        job: String,
+        file: JobFile,
+    },
     /// `told` is what the wait came to; `done` once somebody waits or has waited.
     Wait {
         key: Key,

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::disks::DiskFile;
 use super::images::Place;
+use super::jobs::JobFile;
 use super::node::NodeId;
 use super::wait::Condition;
 
@@ -63,6 +64,10 @@ pub enum Target {
     Guests,
     /// `root`: a symbolic link to the guest's files.
     RootLink(Key),
+    /// `jobs`, a job in it, and a file of that.
+    Jobs(Key),
+    Job(Key, String),
+    JobFile(Key, String, JobFile),
     Disk(String),
     DiskFile(String, DiskFile),
 }
@@ -75,6 +80,9 @@ impl Target {
             | Self::WaitDir(key)
             | Self::Wait(key, _)
             | Self::RootLink(key)
+            | Self::Jobs(key)
+            | Self::Job(key, _)
+            | Self::JobFile(key, ..)
             | Self::Scratch(key, _) => Some(*key),
             Self::Images(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,

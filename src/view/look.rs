@@ -7,8 +7,9 @@ use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
+use super::jobs::JobFile;
 use super::node::{
-    Body, DEFINITION, DISKS_DIR, GUEST_DIR, IMAGES_DIR, NodeId, ROOT_LINK, RootBody, TEMPLATES_DIR, WAIT_DIR,
+    Body, DEFINITION, DISKS_DIR, GUEST_DIR, IMAGES_DIR, JOBS_DIR, NodeId, ROOT_LINK, RootBody, TEMPLATES_DIR, WAIT_DIR,
 };
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::{Instance, Tree};
@@ -63,7 +64,7 @@ impl View {
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
             Target::Template(name) => self.template_attr(tree, name)?,
             Target::RootNode(id) => self.root_attr(tree, ino, *id),
-            Target::Instance(key) => Attr::directory(ino, 1, tree.instance(*key)?.changed, directory),
+            Target::Instance(key) => Attr::directory(ino, 2, tree.instance(*key)?.changed, directory),
             Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
             Target::Wait(key, _) => Attr::file(ino, 0, tree.instance(*key)?.changed, 0o400).uncached(),
             Target::Scratch(key, serial) => {
@@ -72,6 +73,7 @@ impl View {
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
             Target::Guests => Attr::directory(ino, 0, tree.changed, 0o700).uncached(),
+            Target::Jobs(_) | Target::Job(..) | Target::JobFile(..) => self.job_attr(tree, ino, target)?,
             Target::RootLink(key) => root_link(ino, tree.instance(*key)?),
             Target::Disks | Target::Disk(_) | Target::DiskFile(..) => self.disk_attr(tree, ino, target, directory)?,
         })
@@ -139,6 +141,7 @@ impl View {
                 Body::Show(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
             },
             Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
+            Target::JobFile(_, _, file) if file.takes_writes() => Ok(()),
             Target::Template(_) => self.resize_draft(fh, size, present),
             _ if size == present => Ok(()),
             _ => Err(Error::Denied { what: "truncation".into() }),
@@ -215,10 +218,16 @@ impl View {
                     found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
                 }
                 found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
+                found.push((JOBS_DIR.into(), Target::Jobs(*key), Kind::Directory));
                 found.push((ROOT_LINK.into(), Target::RootLink(*key), Kind::Symlink));
                 found.extend(scratch_entries(&tree, *key)?);
             }
             Target::WaitDir(_) | Target::Guests => {}
+            Target::Jobs(key) => found.extend(tree.job_entries(*key)?),
+            Target::Job(key, job) => {
+                let file = |file: JobFile| (file.name().into(), Target::JobFile(*key, job.clone(), file), Kind::File);
+                found.extend(JobFile::ALL.map(file));
+            }
             Target::Disks => {
                 let names = tree.disks.names().map(|name| name.to_string());
                 found.extend(names.map(|name| (name.clone(), Target::Disk(name), Kind::Directory)));
@@ -302,11 +311,21 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == ROOT_LINK {
                 return Ok(Target::RootLink(*key));
             }
+            if name == JOBS_DIR {
+                return Ok(Target::Jobs(*key));
+            }
             if let Some(id) = NodeId::by_name(name) {
                 return Ok(Target::Node(*key, id));
             }
             scratch_file(tree, *key, name)
         }
+        Target::Jobs(key) if tree.has_job(*key, name) => Ok(Target::Job(*key, name.into())),
+        Target::Jobs(_) => Err(missing(name)),
+        Target::Job(key, job) if tree.has_job(*key, job) => {
+            let file = JobFile::by_name(name).ok_or_else(|| missing(name))?;
+            Ok(Target::JobFile(*key, job.clone(), file))
+        }
+        Target::Job(_, job) => Err(missing(job)),
         Target::WaitDir(key) => {
             Condition::parse(name).map(|what| Target::Wait(*key, what)).ok_or_else(|| missing(name))
         }

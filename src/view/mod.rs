@@ -21,6 +21,7 @@ mod handle;
 mod images;
 mod ino;
 mod io;
+mod jobs;
 mod look;
 mod node;
 mod nodes;

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::super::line::Line;
 use super::super::ssh::{Fault, Stream};
-use super::{Body, refuse};
+use super::{Body, json, refuse};
 
 /// So many channels at once; sshd itself lets ten be open in a session, and others need some, too.
 const CHANNELS_MAX: usize = 4;
@@ -42,6 +42,17 @@ pub struct Joint {
 impl Files {
     pub fn new(line: watch::Receiver<Option<Arc<Line>>>) -> Self {
         Self { line, free: Arc::new(Semaphore::new(CHANNELS_MAX)) }
+    }
+
+    /// `POST /v1/jobs`: there is something new among the jobs on disk.
+    pub fn nudge(&self) -> Response<Body> {
+        match &*self.line.borrow() {
+            Some(line) => {
+                line.nudged.notify_one();
+                json(StatusCode::ACCEPTED, &serde_json::Map::new())
+            }
+            None => refuse(StatusCode::SERVICE_UNAVAILABLE, "there is no guest".into(), libc::EHOSTDOWN),
+        }
     }
 
     /// Answers with a change of protocol, and leaves the joint to whoever serves the connection.

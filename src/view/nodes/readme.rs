@@ -3,7 +3,10 @@
 use crate::status::{State, Verb};
 use crate::view::disks::DiskFile;
 use crate::view::images::ImageFile;
-use crate::view::node::{Body, DISKS_DIR, IMAGES_DIR, INSTANCE, ROOT, TEMPLATES_DIR, WAIT_DIR};
+use crate::view::jobs::JobFile;
+use crate::view::node::{
+    Body, DISKS_DIR, GUEST_DIR, IMAGES_DIR, INSTANCE, JOBS_DIR, ROOT, ROOT_LINK, TEMPLATES_DIR, WAIT_DIR,
+};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -32,6 +35,11 @@ pub fn readme() -> String {
     for node in INSTANCE {
         let takes = if matches!(node.body, Body::Show(_) | Body::Log(_)) { "" } else { " (takes writes)" };
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
+    }
+    text.push_str(&format!("- `{ROOT_LINK}`: the files of its guest while it runs; leads to `{GUEST_DIR}/NAME`\n"));
+    for file in JobFile::ALL {
+        let takes = if file.takes_writes() { " (takes writes)" } else { "" };
+        text.push_str(&format!("- `{JOBS_DIR}/NAME/{}`{takes}: {}\n", file.name(), file.doc()));
     }
     text.push_str(&format!(
         "- `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, or `port:8080`\n\n\

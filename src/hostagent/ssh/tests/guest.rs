@@ -1,5 +1,8 @@
 //! A pretend guest: sshd with manners.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,13 +11,16 @@ use russh::keys::{Algorithm, PrivateKey, key::safe_rng};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::process::Command;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::hostagent::ssh::{Login, keys};
 use crate::names::Home;
+
+pub const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 
 /// How the guest treats those who connect.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +33,8 @@ pub struct Manners {
     pub hold: Option<&'static str>,
     /// Commands with this word in them exit with this code.
     pub exits: Option<(&'static str, u32)>,
+    /// Commands and sftp are this machine's own, with this home directory.
+    pub local: Option<PathBuf>,
     /// What a held command then prints.
     pub answer: String,
 }
@@ -118,7 +126,13 @@ async fn accept(
             sessions.spawn(stay_mute(stream, first_closed.take()));
             continue;
         }
-        let handler = Handler { manners: manners.clone(), counts: Arc::clone(&counts), released: released.clone() };
+        let handler = Handler {
+            manners: manners.clone(),
+            counts: Arc::clone(&counts),
+            released: released.clone(),
+            inputs: HashMap::new(),
+            programs: JoinSet::new(),
+        };
         let config = Arc::clone(&config);
         sessions.spawn(async move {
             if let Ok(session) = server::run_stream(config, stream, handler).await {
@@ -140,6 +154,44 @@ struct Handler {
     manners: Manners,
     counts: Arc<Counts>,
     released: watch::Receiver<bool>,
+    /// Standard inputs of this machine's own programs.
+    inputs: HashMap<ChannelId, mpsc::UnboundedSender<Vec<u8>>>,
+    programs: JoinSet<()>,
+}
+
+impl Handler {
+    /// Joins a channel with a program of this machine.
+    fn join(&mut self, channel: ChannelId, mut program: Command, home: &Path, session: &Session) {
+        let (input, mut inputs) = mpsc::unbounded_channel::<Vec<u8>>();
+        self.inputs.insert(channel, input);
+        program.env("HOME", home).env("SHELL", "/bin/sh").current_dir(home).kill_on_drop(true);
+        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = program.spawn().unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let handle = session.handle();
+        self.programs.spawn(async move {
+            let feed = async move {
+                while let Some(bytes) = inputs.recv().await {
+                    if stdin.write_all(&bytes).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            let drain = async {
+                let mut buffer = vec![0; 32 << 10];
+                while let Ok(read @ 1..) = stdout.read(&mut buffer).await {
+                    if handle.data(channel, buffer[..read].to_vec()).await.is_err() {
+                        break;
+                    }
+                }
+                let code = child.wait().await.unwrap().code().unwrap_or(255);
+                let _ = handle.exit_status_request(channel, code as u32).await;
+                let _ = handle.eof(channel).await;
+                let _ = handle.close(channel).await;
+            };
+            tokio::join!(feed, drain);
+        });
+    }
 }
 
 impl server::Handler for Handler {
@@ -168,11 +220,30 @@ impl server::Handler for Handler {
         name: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        if let Some(home) = self.manners.local.clone() {
+            session.channel_success(channel)?;
+            self.join(channel, Command::new(SFTP_SERVER), &home, session);
+            return Ok(());
+        }
         if name == "sftp" { session.channel_success(channel) } else { session.channel_failure(channel) }
     }
 
     async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
-        session.data(channel, data.to_vec())
+        match self.inputs.get(&channel) {
+            Some(input) => drop(input.send(data.to_vec())),
+            None => session.data(channel, data.to_vec())?,
+        }
+        Ok(())
+    }
+
+    async fn channel_eof(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.inputs.remove(&channel);
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.inputs.remove(&channel);
+        Ok(())
     }
 
     /// `true` is true; a held command waits; any other is printed and exits with its last word.
@@ -184,6 +255,12 @@ impl server::Handler for Handler {
     ) -> Result<(), Self::Error> {
         let command = String::from_utf8_lossy(command).into_owned();
         session.channel_success(channel)?;
+        if let Some(home) = self.manners.local.clone() {
+            let mut shell = Command::new("/bin/sh");
+            shell.arg("-c").arg(command);
+            self.join(channel, shell, &home, session);
+            return Ok(());
+        }
         let exits = self.manners.exits.filter(|(word, _)| command.contains(word)).map(|(_, code)| code);
         let (text, exit) = match (exits, self.manners.hold) {
             _ if command == "true" => (String::new(), 0),
