@@ -153,12 +153,12 @@ impl View {
         })
     }
 
-    /// rmdir(2) in `jobs`; it need not run, nor its guest. As a part of `rm -r` of the whole instance it does nothing: the
-    /// rmdir of that decides.
+    /// rmdir(2) in `jobs`; it need not run, nor its guest. As a part of `rm -r` of the whole instance it loses nothing that
+    /// the rmdir of that would keep: it is refused as that will be.
     pub(super) fn remove_job(&self, caller: Caller, key: Key, name: &str) -> Outcome<()> {
         let removes_all = self.0.tree.lock().instance_mut(key).is_ok_and(|known| known.unlinked.goes_on(caller.pid));
         if removes_all {
-            return Ok(()).into();
+            return self.may_be_deleted(key).into();
         }
         let (view, text) = (self.clone(), name.to_owned());
         Outcome::later(async move {

@@ -7,6 +7,7 @@ mod boot;
 mod disks;
 mod files;
 mod guest;
+mod jobs;
 mod kills;
 mod provision;
 
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     all.extend(provision::cases());
     all.extend(disks::cases());
     all.extend(files::cases());
+    all.extend(jobs::cases());
     all.extend(kills::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }
