@@ -11,7 +11,8 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
 };
 
-use super::{Front, GENERATION, NAME_MAX, Owner, UNCACHED, empty, errno};
+use super::convert::{Owner, UNCACHED, errno};
+use super::{Front, GENERATION, NAME_MAX, empty};
 use crate::error::Result;
 use crate::view::guest::{FRESH, GuestAttr, Id, Seen, Set, Times};
 use crate::view::{Fh, Ino, Outcome};

@@ -1,29 +1,28 @@
 //! The front end: a callback, the view, a reply. The only user of fuser; decides nothing.
 
+mod convert;
 mod guest;
 pub mod mount;
 mod shell;
+mod threads;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyStatfs,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::error::{Error, Result};
-use crate::view::{Attr, Caller, Fh, Got, Guests, Ino, Kernel, Kind, Opened, SetAttr, View};
+use crate::error::Result;
+use crate::view::{Fh, Got, Guests, Kind, SetAttr, View};
+use convert::{Owner, caller, errno, ino, opened, ttl, utf8};
 use shell::Shell;
 
-/// The kernel may keep what it was told until it is told otherwise; see `view::announce`.
-const CACHED: Duration = Duration::from_secs(3600);
-const UNCACHED: Duration = Duration::ZERO;
 /// What statfs(2) tells; the kernel itself lets 1024 bytes pass.
 const NAME_MAX: usize = 255;
 const GENERATION: Generation = Generation(0);
@@ -36,78 +35,6 @@ pub struct Front {
     owner: Owner,
     /// Dropped when the session ends, whoever ended it.
     ended: Option<tokio::sync::oneshot::Sender<()>>,
-}
-
-/// Who owns every node.
-#[derive(Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
-impl Owner {
-    fn attr(self, attr: &Attr) -> FileAttr {
-        let kind = match attr.kind {
-            Kind::File => FileType::RegularFile,
-            Kind::Directory => FileType::Directory,
-            Kind::Symlink => FileType::Symlink,
-        };
-        FileAttr {
-            ino: INodeNo(attr.ino.0),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
-            atime: attr.mtime,
-            mtime: attr.mtime,
-            ctime: attr.mtime,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind,
-            perm: attr.perm,
-            nlink: attr.nlink,
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-}
-
-fn ttl(attr: &Attr) -> &'static Duration {
-    if attr.cached { &CACHED } else { &UNCACHED }
-}
-
-fn ino(ino: INodeNo) -> Ino {
-    Ino(ino.0)
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { pid: request.pid(), uid: request.uid() }
-}
-
-fn errno(error: &Error) -> Errno {
-    Errno::from_i32(error.errno())
-}
-
-/// Names of the tree are UTF-8; no other name exists or can be made.
-fn utf8(name: &OsStr) -> Result<&str> {
-    if name.len() > NAME_MAX {
-        return Err(Error::NameTooLong {
-            what: format!("a name of {} bytes", name.len()),
-            why: format!("at most {NAME_MAX} fit"),
-        });
-    }
-    name.to_str().ok_or_else(|| Error::invalid("name", "is not UTF-8"))
-}
-
-fn opened(opened: Opened) -> (FileHandle, FopenFlags) {
-    let mut flags = FopenFlags::empty();
-    if opened.direct {
-        flags |= FopenFlags::FOPEN_DIRECT_IO;
-    }
-    if opened.quiet {
-        flags |= FopenFlags::FOPEN_NOFLUSH;
-    }
-    (FileHandle(opened.fh.0), flags)
 }
 
 macro_rules! try_or {
@@ -507,37 +434,4 @@ fn empty(reply: ReplyEmpty, done: Result<()>) {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(&error)),
     }
-}
-
-/// The kernel's caches, through fuser's notifications.
-struct Caches(Notifier);
-
-impl Kernel for Caches {
-    fn forget(&self, node: Ino) {
-        // An inode that the kernel does not know has nothing to forget.
-        let _ = self.0.inval_inode(INodeNo(node.0), 0, 0);
-    }
-
-    fn forget_entry(&self, parent: Ino, name: &str) {
-        // The same of a name.
-        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::new(name));
-    }
-}
-
-/// Serves the view: a front for the kernel.
-fn front(view: View, shell: Shell, ended: tokio::sync::oneshot::Sender<()>) -> Front {
-    let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    Front { guests: view.guests(), view, shell, owner, ended: Some(ended) }
-}
-
-/// Threads that live as long as the session: the announcer and the sweeper.
-fn start_threads(view: &View, notifier: Notifier, mountpoint: &Path) -> std::io::Result<()> {
-    let publisher = Arc::new(view.start_publisher(mountpoint)?);
-    let announcing = view.clone();
-    std::thread::Builder::new()
-        .name("announce".into())
-        .spawn(move || announcing.announce_for_ever(&Caches(notifier), Some(&publisher)))?;
-    let sweeping = view.clone();
-    std::thread::Builder::new().name("sweep".into()).spawn(move || sweeping.sweep_for_ever())?;
-    Ok(())
 }

@@ -25,7 +25,7 @@ impl Unlinked {
 
     /// Whether that process has unlinked nodes a moment ago: it removes the whole directory. Asked while it goes on.
     pub fn goes_on(&mut self, pid: u32) -> bool {
-        let latest = self.0.iter_mut().filter(|(who, _, when)| *who == pid && when.elapsed() < MOMENT).next_back();
+        let latest = self.0.iter_mut().rfind(|(who, _, when)| *who == pid && when.elapsed() < MOMENT);
         latest.map(|(_, _, when)| *when = Instant::now()).is_some()
     }
 
