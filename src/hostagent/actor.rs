@@ -214,6 +214,7 @@ impl Actor {
     /// Publishes the present status to followers.
     fn publish(&mut self) {
         let mut status = compose(&self.name, &self.machine, &self.facts, self.since);
+        status.guest = status.ready && self.prepared.as_ref().is_some_and(|prepared| prepared.line.is_some());
         self.journal.changed(&status);
         self.status.send_if_modified(|old| {
             status.revision = old.revision;
@@ -430,6 +431,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, since: Timestamp) -> S
         ssh_local_port: facts.ssh_local_port,
         hostagent_pid: std::process::id(),
         driver_pid: facts.driver_pid.filter(|_| machine.vm),
+        guest: false,
         forwards: if forwarded { vec![forward] } else { vec![] },
         errors: machine.errors(),
     }

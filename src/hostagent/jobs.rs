@@ -63,11 +63,12 @@ pub async fn keep(line: Arc<Line>, dir: PathBuf) {
     loop {
         if let Err(error) = tend(&line, &dir).await {
             tracing::info!("jobs: {error}");
+            sleep(AGAIN).await;
         }
-        sleep(AGAIN).await;
     }
 }
 
+/// Comes back when nothing runs any more and nothing is to be done.
 async fn tend(line: &Line, dir: &Path) -> Result<()> {
     let mut known = Known::default();
     loop {
@@ -91,9 +92,12 @@ async fn tend(line: &Line, dir: &Path) -> Result<()> {
         }
         let begun = Instant::now();
         guest.fetch_all(&mut known).await?;
+        known = look(known, dir).await?;
+        if known.active.is_empty() && known.gone.is_empty() {
+            return Ok(());
+        }
         // A thousand jobs take their time; the guest has other things to do, too.
-        let pause = if known.active.is_empty() { REST } else { LOOK.max(begun.elapsed() * 2) };
-        rest(line, pause).await;
+        rest(line, LOOK.max(begun.elapsed() * 2)).await;
         known = look(known, dir).await?;
     }
 }

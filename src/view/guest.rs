@@ -132,7 +132,7 @@ impl View {
 /// Whether an instance's guest can be asked at all.
 pub(super) fn is_up(snapshot: &Snapshot) -> bool {
     let Live::Agent(status) = &snapshot.live else { return false };
-    status.ready && status.ssh_local_port != 0 && matches!(status.state, State::Running | State::Degraded)
+    status.guest && matches!(status.state, State::Running | State::Degraded)
 }
 
 impl Guests {

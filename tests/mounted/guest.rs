@@ -120,7 +120,7 @@ fn answer(mut stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
             let pid = std::process::id();
             let status = format!(
                 "{{\"name\":\"foo\",\"state\":\"Running\",\"goal\":\"Running\",\"since\":\"2026-01-01T00:00:00Z\",\
-                 \"ready\":true,\"driver\":\"fake\",\"sshLocalPort\":22,\"hostagentPid\":{pid}}}\n"
+                 \"ready\":true,\"driver\":\"fake\",\"guest\":true,\"hostagentPid\":{pid}}}\n"
             );
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
             stream.write_all(status.as_bytes())?;
@@ -257,7 +257,7 @@ fn ten_thousand_files_are_listed_at_once() -> Outcome {
     let start = Instant::now();
     same!(fleet.ok("ls -lR $G | grep -c ' f[0-9]*$'")?, "10000");
     let first = start.elapsed();
-    ensure!(first < secs(15), "ls -lR of 10,000 files took {first:?}");
+    ensure!(first < secs(60), "ls -lR of 10,000 files took {first:?}");
     fleet.ok("cd $D && mkdir flat && cd flat && seq -f f%g 1 10000 | xargs touch")?;
     same!(fleet.ok("ls -l $G/flat | grep -c ' f[0-9]*$'")?, "10000");
     same!(fleet.ok("find $G -type f | wc -l")?, "20000");

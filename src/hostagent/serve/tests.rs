@@ -39,6 +39,7 @@ fn status(port: u16) -> Status {
         ssh_local_port: port,
         hostagent_pid: 1,
         driver_pid: None,
+        guest: true,
         forwards: vec![],
         errors: vec![],
     }
