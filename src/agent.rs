@@ -2,6 +2,7 @@
 //! keeps nothing.
 
 mod launch;
+pub mod link;
 mod wire;
 
 #[cfg(test)]
@@ -66,6 +67,15 @@ pub async fn command(dir: &Path, verb: Verb) -> Result<Status> {
         let mut line = Line::open(dir).await?;
         let (code, answer) = line.post("/v1/command", body).await?;
         if code.is_success() { parse(&answer) } else { Err(refused(code, &answer)) }
+    })
+    .await
+}
+
+/// Tells the hostagent that there is something new among the jobs.
+pub async fn nudge(dir: &Path) -> Result<()> {
+    within_deadline(async {
+        let (code, answer) = Line::open(dir).await?.post("/v1/jobs", Vec::new()).await?;
+        if code.is_success() { Ok(()) } else { Err(refused(code, &answer)) }
     })
     .await
 }

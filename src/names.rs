@@ -34,6 +34,8 @@ const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
 pub const RECORD: &str = "limafs.json";
 /// Events of the instance as JSON lines, capped.
 pub const EVENTS: &str = "limafs.events";
+/// Jobs in the guest, a directory each (see `jobs`).
+pub const JOBS_DIR: &str = "limafs.jobs";
 /// The guest's ssh host keys, pinned at its first boot.
 pub const KNOWN_HOSTS: &str = "ssh.known_hosts";
 

@@ -135,6 +135,9 @@ pub struct Status {
     pub hostagent_pid: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_pid: Option<u32>,
+    /// There is a guest whose files and jobs can be reached.
+    #[serde(default)]
+    pub guest: bool,
     #[serde(default)]
     pub forwards: Vec<Forward>,
     /// Why it is Degraded or Broken; sentences.
@@ -203,6 +206,7 @@ mod tests {
             ssh_local_port: 60022,
             hostagent_pid: 7,
             driver_pid: None,
+            guest: true,
             forwards: vec![],
             errors: vec![],
         };

@@ -12,6 +12,7 @@ import sys
 import time
 
 from common import FAKE, ROWS, Fleet, best_of, calls, fleet, minfs, row, run, tmpfs, until
+from files import guest_files
 
 MIB = 1 << 20
 
@@ -307,6 +308,7 @@ def main():
         print("\nSKIPPED: figures of a real guest" + ("" if quick else " (LIMAFS_TEST_GUEST is not set)"))
     else:
         boots(guest)
+        guest_files(guest)
     print(f"\n{sum(ROWS)} of {len(ROWS)} figures reached")
 
 

@@ -8,11 +8,15 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper::http::request;
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use super::refused;
 use crate::error::{Error, Result};
 use crate::names;
 
@@ -40,7 +44,7 @@ impl Line {
         let mut connection = JoinSet::new();
         connection.spawn(async {
             // Its end is seen by whoever waits for an answer.
-            let _ = driving.await;
+            let _ = driving.with_upgrades().await;
         });
         Ok(Self { sender, connection })
     }
@@ -63,14 +67,32 @@ impl Line {
         }
     }
 
+    /// Turns the connection into one of another protocol.
+    pub async fn upgrade(mut self, path: &str, protocol: &'static str) -> Result<TokioIo<Upgraded>> {
+        let request = Request::builder().uri(path).header(CONNECTION, "upgrade").header(UPGRADE, protocol);
+        let response = self.exchange(request, Bytes::new()).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return hyper::upgrade::on(response).await.map(TokioIo::new).map_err(failed);
+        }
+        let (code, body) = whole(response).await?;
+        match code {
+            // An older hostagent, or Lima's.
+            StatusCode::NOT_FOUND => Err(Error::unsupported(path, "this instance's hostagent does not know it")),
+            code => Err(refused(code, &body)),
+        }
+    }
+
     /// Comes back when the other side has closed the connection.
     pub async fn closed(&mut self) {
         self.connection.join_next().await;
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
-        let request =
-            Request::builder().method(method).uri(path).header("Host", "lima-hostagent").body(Full::new(body));
+        self.exchange(Request::builder().method(method).uri(path), body).await
+    }
+
+    async fn exchange(&mut self, request: request::Builder, body: Bytes) -> Result<Response<Incoming>> {
+        let request = request.header(HOST, "lima-hostagent").body(Full::new(body));
         let request = request.map_err(|error| Error::failed(names::HA_SOCK, error))?;
         self.sender.send_request(request).await.map_err(failed)
     }

@@ -1,27 +1,28 @@
 //! The front end: a callback, the view, a reply. The only user of fuser; decides nothing.
 
+mod convert;
+mod guest;
 pub mod mount;
 mod shell;
+mod threads;
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyStatfs,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::error::{Error, Result};
-use crate::view::{Attr, Caller, Fh, Got, Ino, Kernel, Kind, Opened, SetAttr, View};
+use crate::error::Result;
+use crate::view::{Fh, Got, Guests, Kind, SetAttr, View};
+use convert::{Owner, caller, errno, ino, opened, ttl, utf8};
 use shell::Shell;
 
-/// The kernel may keep what it was told until it is told otherwise; see `view::announce`.
-const CACHED: Duration = Duration::from_secs(3600);
-const UNCACHED: Duration = Duration::ZERO;
 /// What statfs(2) tells; the kernel itself lets 1024 bytes pass.
 const NAME_MAX: usize = 255;
 const GENERATION: Generation = Generation(0);
@@ -29,82 +30,11 @@ const GENERATION: Generation = Generation(0);
 /// The file system as the kernel calls it.
 pub struct Front {
     view: View,
+    guests: Guests,
     shell: Shell,
     owner: Owner,
     /// Dropped when the session ends, whoever ended it.
     ended: Option<tokio::sync::oneshot::Sender<()>>,
-}
-
-/// Who owns every node.
-#[derive(Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
-impl Owner {
-    fn attr(self, attr: &Attr) -> FileAttr {
-        let kind = match attr.kind {
-            Kind::File => FileType::RegularFile,
-            Kind::Directory => FileType::Directory,
-            Kind::Symlink => FileType::Symlink,
-        };
-        FileAttr {
-            ino: INodeNo(attr.ino.0),
-            size: attr.size,
-            blocks: attr.size.div_ceil(512),
-            atime: attr.mtime,
-            mtime: attr.mtime,
-            ctime: attr.mtime,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind,
-            perm: attr.perm,
-            nlink: attr.nlink,
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-}
-
-fn ttl(attr: &Attr) -> &'static Duration {
-    if attr.cached { &CACHED } else { &UNCACHED }
-}
-
-fn ino(ino: INodeNo) -> Ino {
-    Ino(ino.0)
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { pid: request.pid(), uid: request.uid() }
-}
-
-fn errno(error: &Error) -> Errno {
-    Errno::from_i32(error.errno())
-}
-
-/// Names of the tree are UTF-8; no other name exists or can be made.
-fn utf8(name: &OsStr) -> Result<&str> {
-    if name.len() > NAME_MAX {
-        return Err(Error::NameTooLong {
-            what: format!("a name of {} bytes", name.len()),
-            why: format!("at most {NAME_MAX} fit"),
-        });
-    }
-    name.to_str().ok_or_else(|| Error::invalid("name", "is not UTF-8"))
-}
-
-fn opened(opened: Opened) -> (FileHandle, FopenFlags) {
-    let mut flags = FopenFlags::empty();
-    if opened.direct {
-        flags |= FopenFlags::FOPEN_DIRECT_IO;
-    }
-    if opened.quiet {
-        flags |= FopenFlags::FOPEN_NOFLUSH;
-    }
-    (FileHandle(opened.fh.0), flags)
 }
 
 macro_rules! try_or {
@@ -136,11 +66,17 @@ impl Filesystem for Front {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if ino(parent).is_guest() {
+            return self.guest_lookup(request, ino(parent), name, reply);
+        }
         let attr = try_or!(reply, utf8(name).and_then(|name| self.view.lookup(caller(request), ino(parent), name)));
         reply.entry(ttl(&attr), &self.owner.attr(&attr), GENERATION);
     }
 
-    fn getattr(&self, _: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, node: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        if ino(node).is_guest() {
+            return self.guest_getattr(request, ino(node), reply);
+        }
         let attr = try_or!(reply, self.view.getattr(ino(node), fh.map(|fh| Fh(fh.0))));
         reply.attr(ttl(&attr), &self.owner.attr(&attr));
     }
@@ -163,6 +99,10 @@ impl Filesystem for Front {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        if ino(node).is_guest() {
+            let set = self.guest_set(mode, uid, gid, size, (atime, mtime));
+            return self.guest_setattr(request, ino(node), fh, set, reply);
+        }
         if uid.is_some_and(|uid| uid != self.owner.uid) || gid.is_some_and(|gid| gid != self.owner.gid) {
             return reply.error(Errno::EPERM);
         }
@@ -172,12 +112,18 @@ impl Filesystem for Front {
         reply.attr(ttl(&attr), &self.owner.attr(&attr));
     }
 
-    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
+        if ino(node).is_guest() {
+            return self.guest_readlink(request, ino(node), reply);
+        }
         let to = try_or!(reply, self.view.readlink(ino(node)));
         reply.data(&to);
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        if ino(parent).is_guest() {
+            return self.guest_mkdir(request, ino(parent), name, mode & !umask, reply);
+        }
         let name = try_or!(reply, utf8(name));
         let outcome = self.view.mkdir(caller(request), ino(parent), name);
         let owner = self.owner;
@@ -192,18 +138,27 @@ impl Filesystem for Front {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if ino(parent).is_guest() {
+            return self.guest_unlink(request, ino(parent), name, reply);
+        }
         let name = try_or!(reply, utf8(name));
         let outcome = self.view.unlink(caller(request), ino(parent), name);
         self.shell.answer(outcome, |done| empty(reply, done));
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if ino(parent).is_guest() {
+            return self.guest_rmdir(request, ino(parent), name, reply);
+        }
         let name = try_or!(reply, utf8(name));
         let outcome = self.view.rmdir(caller(request), ino(parent), name);
         self.shell.answer(outcome, |done| empty(reply, done));
     }
 
-    fn symlink(&self, _: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        if ino(parent).is_guest() {
+            return self.guest_symlink(request, ino(parent), name, target, reply);
+        }
         let to = target.as_os_str().as_encoded_bytes();
         let attr = try_or!(reply, utf8(name).and_then(|name| self.view.symlink(ino(parent), name, to)));
         reply.entry(ttl(&attr), &self.owner.attr(&attr), GENERATION);
@@ -223,12 +178,37 @@ impl Filesystem for Front {
         if !flags.is_empty() && !keep {
             return reply.error(Errno::EINVAL);
         }
+        match (ino(parent).is_guest(), ino(new_parent).is_guest()) {
+            (false, false) => {}
+            (true, true) => {
+                let (from, to) = ((ino(parent), name.as_bytes()), (ino(new_parent), new_name.as_bytes()));
+                let outcome = self.guests.rename(from, to, keep);
+                return self.shell.answer_for(request.pid(), outcome, |done| empty(reply, done));
+            }
+            _ => return reply.error(Errno::EXDEV),
+        }
         let (name, new_name) = (try_or!(reply, utf8(name)), try_or!(reply, utf8(new_name)));
         let outcome = self.view.rename(caller(request), (ino(parent), name), (ino(new_parent), new_name), keep);
         self.shell.answer(outcome, |done| empty(reply, done));
     }
 
+    fn link(&self, request: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if !ino(node).is_guest() || !ino(parent).is_guest() {
+            return reply.error(Errno::EPERM);
+        }
+        self.guest_link(request, ino(node), ino(parent), name, reply);
+    }
+
+    fn forget(&self, _: &Request, node: INodeNo, times: u64) {
+        if ino(node).is_guest() {
+            self.guests.forget(ino(node), times);
+        }
+    }
+
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if ino(node).is_guest() {
+            return self.guest_open(request, ino(node), flags.0, reply);
+        }
         let (fh, flags) = opened(try_or!(reply, self.view.open(caller(request), ino(node), flags.0)));
         reply.opened(fh, flags);
     }
@@ -243,6 +223,9 @@ impl Filesystem for Front {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        if ino(parent).is_guest() {
+            return self.guest_create(request, ino(parent), name, mode & !umask, flags, reply);
+        }
         let perm = (mode & !umask & 0o777) as u16;
         let made = utf8(name).and_then(|name| self.view.create_file(caller(request), ino(parent), name, perm, flags));
         let (attr, handle) = try_or!(reply, made);
@@ -253,7 +236,7 @@ impl Filesystem for Front {
     fn read(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -261,6 +244,9 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if ino(node).is_guest() {
+            return self.guest_read(request, Fh(fh.0), offset, size, reply);
+        }
         match try_or!(reply, self.view.read(Fh(fh.0), offset, size as usize)) {
             Got::Bytes(bytes) => reply.data(&bytes),
             Got::Slice(bytes, range) => reply.data(&bytes[range]),
@@ -277,7 +263,7 @@ impl Filesystem for Front {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -287,6 +273,9 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if ino(node).is_guest() {
+            return self.guest_write(request, Fh(fh.0), offset, data, reply);
+        }
         let outcome = self.view.write(ino(node), Fh(fh.0), offset, data);
         self.shell.answer(outcome, |done| match done {
             Ok(taken) => reply.written(taken as u32),
@@ -294,7 +283,10 @@ impl Filesystem for Front {
         });
     }
 
-    fn flush(&self, request: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, request: &Request, node: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        if ino(node).is_guest() {
+            return self.guest_flush(request, Fh(fh.0), false, reply);
+        }
         let outcome = self.view.flush(caller(request), Fh(fh.0));
         self.shell.answer(outcome, |done| empty(reply, done));
     }
@@ -302,28 +294,41 @@ impl Filesystem for Front {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         fh: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
+        if ino(node).is_guest() {
+            self.guests.release(Fh(fh.0));
+            return reply.ok();
+        }
         self.view.release(Fh(fh.0));
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, node: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        if ino(node).is_guest() {
+            return self.guest_flush(request, Fh(fh.0), true, reply);
+        }
         // Scratch is memory, and a document is made durable when it is closed.
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        if ino(node).is_guest() {
+            return self.guest_opendir(request, ino(node), reply);
+        }
         let (fh, flags) = opened(try_or!(reply, self.view.opendir(ino(node))));
         reply.opened(fh, flags - FopenFlags::FOPEN_NOFLUSH);
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _: &Request, node: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        if ino(node).is_guest() {
+            return self.guest_readdir(Fh(fh.0), offset, reply);
+        }
         let entries = try_or!(reply, self.view.listing(Fh(fh.0)));
         for (index, entry) in entries.iter().enumerate().skip(offset as usize) {
             let kind = match entry.kind {
@@ -338,7 +343,10 @@ impl Filesystem for Front {
         reply.ok();
     }
 
-    fn readdirplus(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _: &Request, node: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        if ino(node).is_guest() {
+            return self.guest_readdirplus(Fh(fh.0), offset, reply);
+        }
         let entries = try_or!(reply, self.view.listing(Fh(fh.0)));
         for (index, entry) in entries.iter().enumerate().skip(offset as usize) {
             let Some(attr) = self.view.entry_attr(entry) else { continue };
@@ -350,7 +358,11 @@ impl Filesystem for Front {
         reply.ok();
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, _: &Request, node: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        if ino(node).is_guest() {
+            self.guests.release(Fh(fh.0));
+            return reply.ok();
+        }
         self.view.release(Fh(fh.0));
         reply.ok();
     }
@@ -359,7 +371,10 @@ impl Filesystem for Front {
         reply.ok();
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        if ino(node).is_guest() {
+            return self.guest_statfs(request, ino(node), reply);
+        }
         match self.view.statfs() {
             Ok(stat) => reply.statfs(
                 stat.f_blocks,
@@ -375,7 +390,10 @@ impl Filesystem for Front {
         }
     }
 
-    fn access(&self, _: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        if ino(node).is_guest() {
+            return self.guest_access(request, ino(node), mask, reply);
+        }
         let attr = try_or!(reply, self.view.getattr(ino(node), None));
         // Only the owner (and root) gets here, or the kernel has checked the mode bits itself.
         let wanted = (mask.bits() as u16) & 0o7;
@@ -416,37 +434,4 @@ fn empty(reply: ReplyEmpty, done: Result<()>) {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(&error)),
     }
-}
-
-/// The kernel's caches, through fuser's notifications.
-struct Caches(Notifier);
-
-impl Kernel for Caches {
-    fn forget(&self, node: Ino) {
-        // An inode that the kernel does not know has nothing to forget.
-        let _ = self.0.inval_inode(INodeNo(node.0), 0, 0);
-    }
-
-    fn forget_entry(&self, parent: Ino, name: &str) {
-        // The same of a name.
-        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::new(name));
-    }
-}
-
-/// Serves the view: a front for the kernel.
-fn front(view: View, shell: Shell, ended: tokio::sync::oneshot::Sender<()>) -> Front {
-    let owner = Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    Front { view, shell, owner, ended: Some(ended) }
-}
-
-/// Threads that live as long as the session: the announcer and the sweeper.
-fn start_threads(view: &View, notifier: Notifier, mountpoint: &Path) -> std::io::Result<()> {
-    let publisher = Arc::new(view.start_publisher(mountpoint)?);
-    let announcing = view.clone();
-    std::thread::Builder::new()
-        .name("announce".into())
-        .spawn(move || announcing.announce_for_ever(&Caches(notifier), Some(&publisher)))?;
-    let sweeping = view.clone();
-    std::thread::Builder::new().name("sweep".into()).spawn(move || sweeping.sweep_for_ever())?;
-    Ok(())
 }

@@ -12,7 +12,7 @@ use fuser::{MountOption, Session, SessionACL};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::shell::Shell;
-use super::{front, start_threads};
+use super::threads::{front, start_threads};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::{Home, MOUNT_LOCK};

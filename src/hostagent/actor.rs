@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::events::Journal;
 use super::guest::{Company, News};
+use super::line::Line;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
@@ -88,6 +89,8 @@ pub struct Actor {
     pub(super) company: Option<Company>,
     /// As they last said.
     pub(super) forwards: Arc<[Forward]>,
+    /// The way to the guest of the VM that runs, for those who work beside the actor.
+    pub(super) line: watch::Sender<Option<Arc<Line>>>,
     /// To whoever waits for the guest.
     pub(super) lines: Option<mpsc::Sender<String>>,
     pub(super) journal: Journal,
@@ -145,6 +148,7 @@ impl Actor {
             vm: None,
             company: None,
             forwards: Arc::from([]),
+            line: watch::Sender::new(None),
             lines: None,
             journal,
             written: record,
@@ -158,6 +162,11 @@ impl Actor {
 
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// The line to the guest, for as long as a VM runs.
+    pub fn line(&self) -> watch::Receiver<Option<Arc<Line>>> {
+        self.line.subscribe()
     }
 
     /// Runs until nothing more is wanted, begun by `first`. The final status is not published yet: the caller does so
@@ -218,6 +227,7 @@ impl Actor {
     /// Publishes the present status to followers.
     fn publish(&mut self) {
         let mut status = compose(&self.name, &self.machine, &self.facts, [self.since, self.step_since]);
+        status.guest = status.ready && self.prepared.as_ref().is_some_and(|prepared| prepared.line.is_some());
         if self.machine.vm {
             status.forwards.extend(self.forwards.iter().cloned());
         }
@@ -445,6 +455,7 @@ fn compose(name: &Name, machine: &Machine, facts: &Facts, [since, step_since]: [
         ssh_local_port: facts.ssh_local_port,
         hostagent_pid: std::process::id(),
         driver_pid: facts.driver_pid.filter(|_| machine.vm),
+        guest: false,
         forwards: if forwarded { vec![forward] } else { vec![] },
         errors: machine.errors(),
     }

@@ -242,6 +242,7 @@ mod tests {
             ssh_local_port: 60022,
             hostagent_pid: 1,
             driver_pid: None,
+            guest: false,
             forwards: vec![],
             errors: vec![],
         }

@@ -1,6 +1,7 @@
 //! Those who work beside a running guest, and what they share: its configuration and the line to it. Each is a task
 //! that ends with the VM; what goes wrong with one is told to the actor and hurts no other.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::sleep;
 
 use super::dns::{Hosts, Names, Ports, Server};
 use super::forward;
+use super::jobs;
 use super::line::Line;
 use super::mounts;
 use super::state::Event;
@@ -46,7 +48,7 @@ pub struct Company {
 
 impl Company {
     /// Begins the work. `None` for a VM without a guest that can be reached.
-    pub fn begin(home: &Home, prepared: &Arc<Prepared>) -> Option<Self> {
+    pub fn begin(home: &Home, dir: &Path, prepared: &Arc<Prepared>) -> Option<Self> {
         let line = Arc::clone(prepared.line.as_ref()?);
         let (tell, news) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
@@ -58,6 +60,7 @@ impl Company {
         if !prepared.mounts.is_empty() {
             tasks.spawn(mounts::keep(Arc::clone(&prepared.mounts), Arc::clone(&line), tell.clone()));
         }
+        tasks.spawn(jobs::keep(Arc::clone(&line), dir.to_owned()));
         tasks.spawn(keep(Arc::clone(&line), tell.clone()));
         let wishes = forward::Wishes::of(prepared);
         tasks.spawn(forward::run(wishes, forward::Company { line, scene: look, forwards: forwards_to, tell }));

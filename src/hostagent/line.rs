@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::ready::probe::Probe;
@@ -19,11 +19,13 @@ pub struct Line {
     /// Shared by callers; each makes its own channels in it.
     session: watch::Sender<Option<Arc<Session>>>,
     begun: watch::Sender<bool>,
+    /// The mount has something for the jobs.
+    pub nudged: Notify,
 }
 
 impl Line {
     pub fn new(login: Login) -> Self {
-        Self { login, session: watch::Sender::new(None), begun: watch::Sender::new(false) }
+        Self { login, session: watch::Sender::new(None), begun: watch::Sender::new(false), nudged: Notify::new() }
     }
 
     pub fn login(&self) -> &Login {
@@ -52,6 +54,11 @@ impl Line {
             Some(session) => session,
             None => std::future::pending().await,
         }
+    }
+
+    /// The session, if there is one now.
+    pub fn current(&self) -> Option<Arc<Session>> {
+        self.session.borrow().clone().filter(|session| session.is_open())
     }
 
     /// Gives up a session in which something hangs, so that another is opened.

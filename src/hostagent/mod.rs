@@ -7,6 +7,7 @@ mod dns;
 mod events;
 mod forward;
 mod guest;
+mod jobs;
 mod line;
 mod logs;
 pub mod mounts;
@@ -101,7 +102,7 @@ async fn live(life: Life) -> Result<End> {
     let resting = Arc::clone(&steps);
     let mut actor = Actor::new(Setup { name, dir: dir.clone(), steps, record: record.clone(), journal, requests });
     let first = begin(&mut actor, adopt, record).await;
-    let sources = serve::Sources { status: actor.watch(), events, requests: requests_to };
+    let sources = serve::Sources::new(actor.watch(), events, requests_to, actor.line());
     let (last_call, called) = oneshot::channel();
     let mut beside = JoinSet::new();
     beside.spawn(logs::keep_within_limits(dir.clone()));

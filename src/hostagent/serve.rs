@@ -1,6 +1,7 @@
 //! ha.sock: HTTP/1.1 for Lima's tools (`/v1/info`) and for the mount (status, events, commands). Reads what the actor
 //! publishes and sends it requests; a slow reader costs itself only.
 
+mod files;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +31,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::actor::Request;
+use super::line::Line;
 use crate::error::{Error, Result};
 use crate::status::{Command, Refusal, Status};
+use files::{Files, Joint};
 
 const BODY_MAX: usize = 4096;
 const CONNECTIONS_MAX: usize = 128;
@@ -43,9 +46,21 @@ type Body = BoxBody<Bytes, Infallible>;
 /// What the answers are made of.
 #[derive(Clone)]
 pub struct Sources {
-    pub status: watch::Receiver<Status>,
-    pub events: broadcast::Sender<Arc<str>>,
-    pub requests: mpsc::Sender<Request>,
+    status: watch::Receiver<Status>,
+    events: broadcast::Sender<Arc<str>>,
+    requests: mpsc::Sender<Request>,
+    files: Files,
+}
+
+impl Sources {
+    pub fn new(
+        status: watch::Receiver<Status>,
+        events: broadcast::Sender<Arc<str>>,
+        requests: mpsc::Sender<Request>,
+        line: watch::Receiver<Option<Arc<Line>>>,
+    ) -> Self {
+        Self { status, events, requests, files: Files::new(line) }
+    }
 }
 
 /// Listens at `path`, for the owner only; what an earlier hostagent left there is removed.
@@ -89,18 +104,21 @@ pub async fn serve(listener: UnixListener, sources: Sources, mut end: oneshot::R
 }
 
 async fn converse(stream: UnixStream, sources: Sources, mut closing: watch::Receiver<bool>) {
+    // At most one request of a connection turns it into something else.
+    let (joint_to, mut joint) = mpsc::channel(1);
     let service = {
         let closing = closing.clone();
         service_fn(move |request| {
-            let (sources, closing) = (sources.clone(), closing.clone());
-            async move { Ok::<_, Infallible>(respond(request, sources, closing).await) }
+            let (sources, closing, joint_to) = (sources.clone(), closing.clone(), joint_to.clone());
+            async move { Ok::<_, Infallible>(respond(request, sources, closing, joint_to).await) }
         })
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -112,17 +130,24 @@ async fn converse(stream: UnixStream, sources: Sources, mut closing: watch::Rece
     if let Err(error) = ended {
         tracing::debug!("ha.sock: {error}");
     }
+    if let Ok(joint) = joint.try_recv() {
+        tokio::select! {                        // both arms end it
+            () = Joint::last(joint) => {}
+            () = last_call(&mut closing) => {}
+        }
+    }
 }
 
 async fn respond(
     request: hyper::Request<Incoming>,
     sources: Sources,
     closing: watch::Receiver<bool>,
+    joint: mpsc::Sender<Joint>,
 ) -> Response<Body> {
     let follow = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "follow=1"));
     let wanted = match request.uri().path() {
-        "/v1/info" | "/v1/status" | "/v1/events" => Method::GET,
-        "/v1/command" => Method::POST,
+        "/v1/info" | "/v1/status" | "/v1/events" | "/v1/sftp" => Method::GET,
+        "/v1/command" | "/v1/jobs" => Method::POST,
         path => return refuse(StatusCode::NOT_FOUND, format!("{path} does not exist"), libc::ENOENT),
     };
     if request.method() != wanted {
@@ -136,6 +161,8 @@ async fn respond(
         "/v1/status" if follow => follow_status(sources.status),
         "/v1/status" => json(StatusCode::OK, &*sources.status.borrow()),
         "/v1/events" => follow_events(sources.events.subscribe(), closing),
+        "/v1/jobs" => sources.files.nudge(),
+        "/v1/sftp" => sources.files.join(request, &joint).await,
         _ => command(request, sources.requests).await,
     }
 }

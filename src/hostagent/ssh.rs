@@ -73,6 +73,9 @@ pub struct Session {
     socket: Guard,
 }
 
+/// A channel as bytes; closed when dropped.
+pub type Stream = russh::ChannelStream<client::Msg>;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// `None` when the command was ended by a signal.
@@ -210,6 +213,26 @@ impl Session {
         match ended {
             true => Ok((exit, last_line(&complaint))),
             false => Err(io::Error::other("the connection was lost")),
+        }
+    }
+
+    /// Begins a subsystem of the guest's sshd, within `limit`; the stream is its standard input and output.
+    pub async fn subsystem(&self, name: &str, limit: Duration) -> Result<Stream, Fault> {
+        let opening = async {
+            let mut channel = self.handle.channel_open_session().await?;
+            channel.request_subsystem(true, name).await?;
+            loop {
+                match channel.wait().await {
+                    Some(ChannelMsg::Success) => return Ok(channel.into_stream()),
+                    // It may grow its window first.
+                    Some(ChannelMsg::WindowAdjusted { .. }) => {}
+                    _ => return Err(russh::Error::RequestDenied),
+                }
+            }
+        };
+        match timeout(limit, opening).await {
+            Ok(result) => result.map_err(unreachable),
+            Err(_) => Err(Fault::Slow(limit)),
         }
     }
 

@@ -190,7 +190,8 @@ impl Actor {
         }
         let Some(prepared) = &self.prepared else { return };
         let home = Home::at(self.dir.parent().unwrap_or(&self.dir));
-        self.company = Company::begin(&home, prepared);
+        self.company = Company::begin(&home, &self.dir, prepared);
+        self.line.send_replace(prepared.line.clone());
         if let Some(line) = &prepared.line
             && self.machine.settled
         {
@@ -202,6 +203,7 @@ impl Actor {
         self.abandon_ready();
         self.company = None;
         self.forwards = Arc::from([]);
+        self.line.send_replace(None);
         self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill));
         self.vm = None;
         self.facts.driver_pid = None;

@@ -100,13 +100,7 @@ impl View {
 
     async fn try_delete(&self, key: Key, snapshot: Snapshot) -> Result<()> {
         let name = snapshot.name.clone();
-        if snapshot.protected {
-            return Err(Error::forbidden(name.to_string(), "is protected; write 0 to its file protected first"));
-        }
-        if snapshot.state().is_live() {
-            let state = snapshot.state();
-            return Err(Error::busy(name.to_string(), format!("is {state}; write stop or kill to its state first")));
-        }
+        may_be_deleted(&snapshot)?;
         let lock = take_lock(&snapshot).await?;
         let (home, dir) = (self.0.home.clone(), snapshot.dir);
         blocking(move || store::delete(&home, &dir)).await?;
@@ -119,6 +113,11 @@ impl View {
         // The instance is gone already; what is left of its bytes is tried again at the next mount.
         tokio::task::spawn_blocking(move || store::sweep(&home));
         Ok(())
+    }
+
+    /// Whether rmdir(2) of the instance would be refused, by what is known.
+    pub(super) fn may_be_deleted(&self, key: Key) -> Result<()> {
+        may_be_deleted(&self.snapshot(key)?).inspect_err(|error| self.refuse(Some(key), error))
     }
 
     /// rename(2) of an instance.
@@ -317,6 +316,19 @@ fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
     config::check_host(text, &context, |path| std::fs::metadata(path).ok().map(|meta| meta.is_dir()))?;
     match snapshot.loaded() {
         Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
+        _ => Ok(()),
+    }
+}
+
+fn may_be_deleted(snapshot: &Snapshot) -> Result<()> {
+    let name = snapshot.name.to_string();
+    if snapshot.protected {
+        return Err(Error::forbidden(name, "is protected; write 0 to its file protected first"));
+    }
+    match snapshot.state() {
+        state if state.is_live() => {
+            Err(Error::busy(name, format!("is {state}; write stop or kill to its state first")))
+        }
         _ => Ok(()),
     }
 }

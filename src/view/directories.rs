@@ -9,7 +9,7 @@ use super::ino::{Ino, Key, Target};
 use super::io::stale;
 use super::look::{missing, not_a_directory};
 use super::networks_dir::NetworkPlace;
-use super::node::{DEFINITION, INSTANCE, NodeId, WAIT_DIR};
+use super::node::{DEFINITION, INSTANCE, NodeId, is_directory_of_ours};
 use super::scratch::ScratchBody;
 use super::templates::{check_scratch_name, is_template, shipped};
 use super::{Attr, Caller, Opened, Outcome, View, config_dir};
@@ -21,6 +21,7 @@ impl View {
         match self.target(parent) {
             Ok(Target::Root) => {}
             Ok(Target::Disks) => return self.make_disk(name),
+            Ok(Target::Jobs(key)) => return self.make_job(key, name),
             Ok(_) => return self.refused(parent, Error::forbidden(name, "no directories can be made here")),
             Err(error) => return Err(error).into(),
         }
@@ -63,10 +64,11 @@ impl View {
                 Outcome::later(async move { if is_gone { view.hide(key) } else { view.delete(key).await } })
             }
             // Part of `rm -r` of the instance.
-            Ok(Target::WaitDir(_) | Target::SocketDir(_)) => Ok(()).into(),
+            Ok(Target::WaitDir(_) | Target::SocketDir(_) | Target::Jobs(_)) => Ok(()).into(),
+            Ok(Target::Job(key, name)) => self.remove_job(caller, key, &name),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
-            Ok(Target::Templates | Target::Disks | Target::Config | Target::Network(_)) => {
+            Ok(Target::Templates | Target::Disks | Target::Config | Target::Network(_) | Target::Guests) => {
                 self.refused(parent, Error::forbidden(name, "is limafs's own"))
             }
             Ok(_) => Err(not_a_directory()).into(),
@@ -109,7 +111,7 @@ impl View {
                 Ok(())
             }
             // As for an instance: the rmdir that follows decides.
-            Target::DiskFile(..) | Target::Socket(..) => Ok(()),
+            Target::DiskFile(..) | Target::Socket(..) | Target::RootLink(_) | Target::JobFile(..) => Ok(()),
             Target::Images(_)
             | Target::Network(NetworkPlace::All | NetworkPlace::Entry(_))
             | Target::Instance(_)
@@ -118,6 +120,9 @@ impl View {
             | Target::Templates
             | Target::Disks
             | Target::Disk(_)
+            | Target::Guests
+            | Target::Jobs(_)
+            | Target::Job(..)
             | Target::Config => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
@@ -190,7 +195,7 @@ impl View {
             Err(error) => return Err(error).into(),
         };
         match NodeId::by_name(to) {
-            None if to == WAIT_DIR => return Err(Error::forbidden(to, "is limafs's own")).into(),
+            None if is_directory_of_ours(to) => return Err(Error::forbidden(to, "is limafs's own")).into(),
             None => {
                 instance.changed = SystemTime::now();
                 return instance.scratch.rename(from, to).into();
@@ -230,7 +235,7 @@ impl View {
 
     /// `sed -i.bak`, `mv lima.yaml x`: the definition stays, the new name gets its bytes.
     fn copy_out(&self, key: Key, id: NodeId, to: &str) -> Result<()> {
-        if id != DEFINITION || NodeId::by_name(to).is_some() || to == WAIT_DIR {
+        if id != DEFINITION || NodeId::by_name(to).is_some() || is_directory_of_ours(to) {
             return Err(Error::forbidden(id.node().name, "cannot be moved"));
         }
         let mut tree = self.0.tree.lock();
@@ -326,7 +331,7 @@ impl View {
         };
         allowed.or_else(|error| self.refuse_root(error))?;
         let mut tree = self.0.tree.lock();
-        if key != Key::TEMPLATES && (INSTANCE.iter().any(|node| node.name == name) || name == WAIT_DIR) {
+        if key != Key::TEMPLATES && (INSTANCE.iter().any(|node| node.name == name) || is_directory_of_ours(name)) {
             return Err(Error::Exists { what: name.into() });
         }
         let serial = tree.relisted(key)?.create(name, body, perm & 0o777)?.serial;

@@ -135,6 +135,7 @@ impl View {
         };
         let view = self.clone();
         runtime.spawn(async move {
+            view.jobs_changed(key);
             loop {
                 view.follow_until_rest(key).await;
                 view.wake(key);

@@ -10,6 +10,7 @@ use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
 use super::images::Place;
 use super::ino::{Ino, Key};
+use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
 use super::node::NodeId;
 use super::tree::Rendered;
@@ -67,6 +68,12 @@ pub enum Open {
         append: bool,
     },
     Log(GrowingFile),
+    /// A file of a job, to write.
+    Job {
+        key: Key,
+        job: String,
+        file: JobFile,
+    },
     /// `told` is what the wait came to; `done` once somebody waits or has waited.
     Wait {
         key: Key,

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
 use super::images::Place;
+use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
 use super::node::NodeId;
 use super::wait::Condition;
@@ -18,6 +19,17 @@ pub struct Ino(pub u64);
 
 impl Ino {
     pub const ROOT: Self = Self(1);
+    /// Set in the numbers of guests' files, and in no other.
+    const GUEST: u64 = 1 << 62;
+
+    /// A number of a guest's file, made of any.
+    pub fn of_guest(number: u64) -> Self {
+        Self(number & (Self::GUEST - 1) | Self::GUEST)
+    }
+
+    pub fn is_guest(self) -> bool {
+        self.0 & Self::GUEST != 0
+    }
 }
 
 /// An instance, whatever its name: its real directory's inode and time of birth.
@@ -57,6 +69,14 @@ pub enum Target {
     /// A scratch file, by its serial number.
     Scratch(Key, u64),
     Disks,
+    /// `.guest`
+    Guests,
+    /// `root`: a symbolic link to the guest's files.
+    RootLink(Key),
+    /// `jobs`, a job in it, and a file of that.
+    Jobs(Key),
+    Job(Key, String),
+    JobFile(Key, String, JobFile),
     Disk(String),
     DiskFile(String, DiskFile),
     Config,
@@ -72,10 +92,14 @@ impl Target {
             | Self::Wait(key, _)
             | Self::SocketDir(key)
             | Self::Socket(key, _)
+            | Self::RootLink(key)
+            | Self::Jobs(key)
+            | Self::Job(key, _)
+            | Self::JobFile(key, ..)
             | Self::Scratch(key, _) => Some(*key),
             Self::Images(_) | Self::Network(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
-            Self::Disks | Self::Disk(_) | Self::DiskFile(..) => None,
+            Self::Disks | Self::Disk(_) | Self::DiskFile(..) | Self::Guests => None,
             Self::Config | Self::ConfigFile(_) => None,
         }
     }
@@ -99,8 +123,8 @@ impl Inodes {
         if *target == Target::Root {
             return Ino::ROOT;
         }
-        // Bit 63 stays clear: tools that read inode numbers as signed see no negative ones.
-        let mut ino = Ino((digest(target) >> 1).max(2));
+        // Bit 63 stays clear: tools that read inode numbers as signed see no negative ones. Bit 62 is the guests'.
+        let mut ino = Ino((digest(target) >> 2).max(2));
         while let Some(taken) = self.targets.get(&ino) {
             if taken == target {
                 return ino;
@@ -140,7 +164,7 @@ impl Hasher for Fnv {
     }
 }
 
-fn digest(value: &impl Hash) -> u64 {
+pub fn digest(value: &impl Hash) -> u64 {
     let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
     value.hash(&mut hasher);
     hasher.finish()

@@ -107,6 +107,11 @@ impl View {
                 }
                 Ok(Open::Scratch { key: *key, serial: *serial, append: mode.append })
             }
+            Target::JobFile(key, job, file) => self.open_job_file(*key, job, *file, mode),
+            // The kernel follows it by itself.
+            Target::RootLink(_) => {
+                Err(Error::Io { path: "root".into(), source: std::io::Error::from_raw_os_error(libc::ELOOP) })
+            }
             Target::Root
             | Target::Templates
             | Target::Instance(_)
@@ -116,6 +121,9 @@ impl View {
             | Target::Disks
             | Target::Disk(_)
             | Target::Network(_)
+            | Target::Guests
+            | Target::Jobs(_)
+            | Target::Job(..)
             | Target::Config => {
                 Err(Error::Io { path: "directory".into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
@@ -186,7 +194,7 @@ impl View {
             }
             Open::Log(log) => log.read(offset, size).map(Got::Bytes),
             Open::Wait { done: true, told, .. } => Ok(Got::Bytes(told[span(told.len(), offset, size)].to_vec())),
-            Open::Touch => Ok(Got::Bytes(Vec::new())),
+            Open::Touch | Open::Job { .. } => Ok(Got::Bytes(Vec::new())),
             Open::Wait { .. } => Ok(Got::Wait),
             Open::Directory(_) => Err(Error::invalid("read", "is a directory")),
         }
@@ -253,6 +261,11 @@ impl View {
                 let name = name.clone();
                 drop(handles);
                 self.resize_disk(name, data)
+            }
+            Open::Job { key, job, file } => {
+                let (key, job, file) = (*key, job.clone(), *file);
+                drop(handles);
+                self.command_job(key, &job, file, data)
             }
             _ => Err(Error::Denied { what: format!("inode {}", ino.0) }).into(),
         }

@@ -7,13 +7,14 @@ use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
+use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
 use super::node::{
-    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, IMAGES_DIR, NETWORKS_DIR, NodeId, RootBody, SOCKETS_DIR, TEMPLATES_DIR,
-    WAIT_DIR,
+    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, GUEST_DIR, IMAGES_DIR, JOBS_DIR, NETWORKS_DIR, NodeId, ROOT_LINK,
+    RootBody, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
 };
 use super::scratch::{ScratchBody, ScratchFile};
-use super::tree::Tree;
+use super::tree::{Instance, Tree};
 use super::wait::Condition;
 use super::{Attr, Caller, Kind, Opened, View};
 use crate::error::{Error, Result};
@@ -34,6 +35,9 @@ impl View {
 
     pub fn lookup(&self, caller: Caller, parent: Ino, name: &str) -> Result<Attr> {
         let parent = self.target(parent)?;
+        if parent == Target::Guests {
+            return self.guest_entry(name);
+        }
         let mut tree = self.0.tree.lock();
         let target = self.child(&mut tree, &parent, name)?;
         if let Target::Node(key, id) = target
@@ -57,7 +61,7 @@ impl View {
         let ino = tree.number(target);
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         Ok(match target {
-            Target::Root => Attr::directory(ino, tree.names().count() + 5, tree.changed, directory),
+            Target::Root => Attr::directory(ino, tree.names().count() + 6, tree.changed, directory),
             Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
             Target::Network(place) => self.network_attr(tree, ino, place, directory)?,
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
@@ -65,7 +69,7 @@ impl View {
             Target::Config => Attr::directory(ino, 0, tree.config.changed, directory).uncached(),
             Target::ConfigFile(file) => self.config_attr(tree, *file)?,
             Target::RootNode(id) => self.root_attr(tree, ino, *id),
-            Target::Instance(key) => Attr::directory(ino, 2, tree.instance(*key)?.changed, directory),
+            Target::Instance(key) => Attr::directory(ino, 3, tree.instance(*key)?.changed, directory),
             Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
             Target::Wait(key, _) => Attr::file(ino, 0, tree.instance(*key)?.changed, 0o400).uncached(),
             Target::Scratch(key, serial) => {
@@ -74,6 +78,9 @@ impl View {
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
             Target::SocketDir(_) | Target::Socket(..) => self.socket_attr(tree, ino, target, directory)?,
+            Target::Guests => Attr::directory(ino, 0, tree.changed, 0o700).uncached(),
+            Target::Jobs(_) | Target::Job(..) | Target::JobFile(..) => self.job_attr(tree, ino, target)?,
+            Target::RootLink(key) => root_link(ino, tree.instance(*key)?),
             Target::Disks | Target::Disk(_) | Target::DiskFile(..) => self.disk_attr(tree, ino, target, directory)?,
         })
     }
@@ -140,6 +147,7 @@ impl View {
                 Body::Show(_) | Body::Asked(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
             },
             Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
+            Target::JobFile(_, _, file) if file.takes_writes() => Ok(()),
             Target::Template(_) => self.resize_draft(fh, size, present),
             Target::ConfigFile(file) if file.takes_writes() => self.resize_draft(fh, size, present),
             _ if size == present => Ok(()),
@@ -167,7 +175,10 @@ impl View {
 
     pub fn opendir(&self, ino: Ino) -> Result<Opened> {
         let target = self.target(ino)?;
-        let entries = self.entries(&target)?;
+        let mut entries = self.entries(&target)?;
+        if target == Target::Guests {
+            entries.extend(self.guest_entries()?);
+        }
         let fh = self.0.handles.lock().insert(ino, Open::Directory(entries.into()));
         Ok(Opened { fh, direct: false, quiet: true })
     }
@@ -182,6 +193,9 @@ impl View {
 
     /// Attributes for a listing's entry; `None` when it is gone by now.
     pub fn entry_attr(&self, entry: &DirEntry) -> Option<Attr> {
+        if entry.ino.is_guest() {
+            return self.guest_entry(&entry.name).ok();
+        }
         self.getattr(entry.ino, None).ok()
     }
 
@@ -198,6 +212,7 @@ impl View {
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
                 found.push((DISKS_DIR.into(), Target::Disks, Kind::Directory));
                 found.push((CONFIG_DIR.into(), Target::Config, Kind::Directory));
+                found.push((GUEST_DIR.into(), Target::Guests, Kind::Directory));
                 found
                     .extend(tree.names().map(|(name, key)| (name.to_string(), Target::Instance(key), Kind::Directory)));
             }
@@ -215,10 +230,17 @@ impl View {
                 }
                 found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
                 found.push((SOCKETS_DIR.into(), Target::SocketDir(*key), Kind::Directory));
+                found.push((JOBS_DIR.into(), Target::Jobs(*key), Kind::Directory));
+                found.push((ROOT_LINK.into(), Target::RootLink(*key), Kind::Symlink));
                 found.extend(scratch_entries(&tree, *key)?);
             }
-            Target::WaitDir(_) => {}
+            Target::WaitDir(_) | Target::Guests => {}
             Target::SocketDir(key) => found.extend(self.socket_entries(&mut tree, *key)?),
+            Target::Jobs(key) => found.extend(tree.job_entries(*key)?),
+            Target::Job(key, job) => {
+                let file = |file: JobFile| (file.name().into(), Target::JobFile(*key, job.clone(), file), Kind::File);
+                found.extend(JobFile::ALL.map(file));
+            }
             Target::Disks => {
                 let names = tree.disks.names().map(|name| name.to_string());
                 found.extend(names.map(|name| (name.clone(), Target::Disk(name), Kind::Directory)));
@@ -244,6 +266,9 @@ impl View {
         let target = self.target(ino)?;
         if let Target::Socket(key, name) = &target {
             return self.socket_link(*key, name);
+        }
+        if let Target::RootLink(key) = target {
+            return Ok(root_text(self.0.tree.lock().instance(key)?).into_bytes());
         }
         if let Target::Scratch(key, serial) = target
             && let Some(ScratchFile { body: ScratchBody::Symlink(to), .. }) =
@@ -290,6 +315,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == CONFIG_DIR {
                 return Ok(Target::Config);
             }
+            if name == GUEST_DIR {
+                return Ok(Target::Guests);
+            }
             if let Some(id) = NodeId::root_by_name(name) {
                 return Ok(Target::RootNode(id));
             }
@@ -315,11 +343,24 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == SOCKETS_DIR {
                 return Ok(Target::SocketDir(*key));
             }
+            if name == ROOT_LINK {
+                return Ok(Target::RootLink(*key));
+            }
+            if name == JOBS_DIR {
+                return Ok(Target::Jobs(*key));
+            }
             if let Some(id) = NodeId::by_name(name) {
                 return Ok(Target::Node(*key, id));
             }
             scratch_file(tree, *key, name)
         }
+        Target::Jobs(key) if tree.has_job(*key, name) => Ok(Target::Job(*key, name.into())),
+        Target::Jobs(_) => Err(missing(name)),
+        Target::Job(key, job) if tree.has_job(*key, job) => {
+            let file = JobFile::by_name(name).ok_or_else(|| missing(name))?;
+            Ok(Target::JobFile(*key, job.clone(), file))
+        }
+        Target::Job(_, job) => Err(missing(job)),
         Target::WaitDir(key) => {
             Condition::parse(name).map(|what| Target::Wait(*key, what)).ok_or_else(|| missing(name))
         }
@@ -361,6 +402,15 @@ fn scratch_attr(ino: Ino, file: &ScratchFile) -> Attr {
     let kind = if matches!(file.body, ScratchBody::File(_)) { Kind::File } else { Kind::Symlink };
     // Not cached: after a rename onto a node the kernel must look the name up again.
     Attr { kind, ..Attr::file(ino, file.bytes().len() as u64, file.mtime, file.perm) }.uncached()
+}
+
+fn root_text(instance: &Instance) -> String {
+    format!("../{GUEST_DIR}/{}", instance.name)
+}
+
+fn root_link(ino: Ino, instance: &Instance) -> Attr {
+    let size = root_text(instance).len() as u64;
+    Attr { kind: Kind::Symlink, ..Attr::file(ino, size, instance.changed, 0o777) }.uncached()
 }
 
 fn log_attr(ino: Ino, path: &std::path::Path, otherwise: SystemTime, perm: u16) -> Attr {

@@ -17,10 +17,12 @@ mod directories;
 mod disks;
 mod draft;
 mod fleet;
+pub mod guest;
 mod handle;
 mod images;
 mod ino;
 mod io;
+mod jobs;
 mod look;
 mod networks_dir;
 mod node;
@@ -44,12 +46,13 @@ use parking_lot::Mutex;
 
 pub use announce::Kernel;
 pub use attr::{Attr, Kind};
+pub use guest::Guests;
 pub use handle::{Fh, Opened, Readiness};
 pub use ino::Ino;
 pub use io::Got;
 pub use look::SetAttr;
 pub use snapshot::{Live, Snapshot};
-pub use wait::Parked;
+pub use wait::{Parked, is_being_killed};
 
 use crate::error::Result;
 use crate::host::Host;
@@ -70,8 +73,11 @@ pub struct Caller {
 /// An answer that is there, or one that something slower than memory has to give.
 pub enum Outcome<T> {
     Now(Result<T>),
-    Later(Pin<Box<dyn Future<Output = Result<T>> + Send>>),
+    Later(Later<T>),
 }
+
+/// What will be the answer.
+pub type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 impl<T> Outcome<T> {
     fn later(future: impl Future<Output = Result<T>> + Send + 'static) -> Self {
@@ -99,6 +105,7 @@ struct Inner {
     waits: Waits,
     announcer: Announcer,
     fleet: Fleet,
+    guests: guest::Shelf,
     /// The publisher's process; its system calls are ours, made so that inotify sees them.
     publisher: Arc<AtomicU32>,
 }
@@ -116,6 +123,7 @@ impl View {
             waits: Waits::default(),
             announcer: Announcer::default(),
             fleet: Fleet::default(),
+            guests: guest::Shelf::default(),
             publisher: Arc::default(),
         }))
     }

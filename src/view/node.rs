@@ -179,9 +179,20 @@ pub const TEMPLATES_DIR: &str = ".templates";
 pub const DISKS_DIR: &str = ".disks";
 pub const NETWORKS_DIR: &str = ".networks";
 pub const CONFIG_DIR: &str = ".config";
+/// The files of running guests.
+pub const GUEST_DIR: &str = ".guest";
+/// In an instance: command lines that run in the guest.
+pub const JOBS_DIR: &str = "jobs";
+/// In an instance: leads to its guest's files.
+pub const ROOT_LINK: &str = "root";
 pub const ROOT_LIST: NodeId = NodeId(1);
 pub const ROOT_EVENTS: NodeId = NodeId(2);
 pub const ROOT_ERROR: NodeId = NodeId(3);
+
+/// Whether a name in an instance is one of those that are no files.
+pub fn is_directory_of_ours(name: &str) -> bool {
+    matches!(name, WAIT_DIR | SOCKETS_DIR | ROOT_LINK | JOBS_DIR)
+}
 
 impl NodeId {
     pub fn node(self) -> &'static Node {

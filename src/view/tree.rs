@@ -11,6 +11,7 @@ use super::config_dir::ConfigDir;
 use super::disks::Disks;
 use super::images::Images;
 use super::ino::{Ino, Inodes, Key, Target};
+use super::jobs::Jobs;
 use super::node::{Body, DEFINITION, NodeId, ROOT_ERROR, ROOT_LIST, RootBody};
 use super::nodes;
 use super::scratch::Scratch;
@@ -45,6 +46,8 @@ pub struct Instance {
     pub name: Name,
     pub scratch: Scratch,
     pub unlinked: Unlinked,
+    /// `None` until somebody looks.
+    pub jobs: Option<Jobs>,
     /// When its listing last changed.
     pub changed: SystemTime,
     snapshot: Option<Box<Snapshot>>,
@@ -156,6 +159,7 @@ impl Tree {
             name: name.clone(),
             scratch: Scratch::default(),
             unlinked: Unlinked::default(),
+            jobs: None,
             changed,
             snapshot: None,
             rendered: Vec::new(),

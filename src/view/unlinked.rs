@@ -23,6 +23,12 @@ impl Unlinked {
         self.0.iter().any(|(who, which, when)| *who == pid && *which == node && when.elapsed() < MOMENT)
     }
 
+    /// Whether that process has unlinked nodes a moment ago: it removes the whole directory. Asked while it goes on.
+    pub fn goes_on(&mut self, pid: u32) -> bool {
+        let latest = self.0.iter_mut().rfind(|(who, _, when)| *who == pid && when.elapsed() < MOMENT);
+        latest.map(|(_, _, when)| *when = Instant::now()).is_some()
+    }
+
     /// Whether it was gone for that process; it is there again.
     pub fn take(&mut self, pid: u32, node: NodeId) -> bool {
         let gone = self.is_by(pid, node);

@@ -180,12 +180,40 @@ impl View {
 
 /// Whether a thread has a signal pending that it neither blocks nor ignores, or is gone.
 fn has_signal(pid: u32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    signals(pid).is_none_or(|signals| signals.pending & !signals.unheeded != 0)
+}
+
+/// Whether a thread is about to die of a signal, or is gone: one that it catches does not kill it.
+pub fn is_being_killed(pid: u32) -> bool {
+    signals(pid).is_none_or(|signals| signals.pending & !signals.unheeded & !signals.caught & !HARMLESS != 0)
+}
+
+/// What a thread does not die of: SIGCHLD, SIGCONT, those that stop it, SIGURG and SIGWINCH.
+const HARMLESS: u64 = bit(17) | bit(18) | bit(19) | bit(20) | bit(21) | bit(22) | bit(23) | bit(28);
+
+const fn bit(signal: u32) -> u64 {
+    1 << (signal - 1)
+}
+
+struct Signals {
+    pending: u64,
+    /// Blocked or ignored.
+    unheeded: u64,
+    caught: u64,
+}
+
+/// `None` when there is no such thread.
+fn signals(pid: u32) -> Option<Signals> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let mask = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
         line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
     };
-    (mask("SigPnd:") | mask("ShdPnd:")) & !(mask("SigBlk:") | mask("SigIgn:")) != 0
+    Some(Signals {
+        pending: mask("SigPnd:") | mask("ShdPnd:"),
+        unheeded: mask("SigBlk:") | mask("SigIgn:"),
+        caught: mask("SigCgt:"),
+    })
 }
 
 #[cfg(test)]
@@ -206,5 +234,7 @@ mod tests {
     fn this_thread_has_no_signal_pending_and_no_thread_is_gone() {
         assert!(!has_signal(std::process::id()));
         assert!(has_signal(u32::MAX));
+        assert!(!is_being_killed(std::process::id()));
+        assert!(is_being_killed(u32::MAX));
     }
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::View;
 use super::announce::Change;
 use super::ino::{Key, Target};
+use super::jobs::JobFile;
 use super::node::{Body, NodeId};
 use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ use crate::store;
 /// Events are taken in batches at least this far apart, or a chatty console would keep us busy.
 const REST: Duration = Duration::from_millis(30);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Watched {
     Home,
     /// What applies to every instance.
@@ -35,6 +36,9 @@ enum Watched {
     Log(Key, NodeId),
     /// `_disks`, and each directory in it.
     Disks,
+    /// The jobs of an instance, and each of them.
+    Jobs(Key),
+    Job(Key, Name),
 }
 
 /// The watches that are set.
@@ -122,6 +126,19 @@ impl View {
         }
     }
 
+    /// Watches the jobs of an instance.
+    pub(super) fn watch_jobs(&self, key: Key, jobs: &[Name]) {
+        let (Some(watch), Ok(name)) = (self.0.fleet.watch.get(), self.name(key)) else { return };
+        let dir = crate::jobs::dir(&self.0.home.path().join(name.as_str()));
+        let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::ONLYDIR;
+        // One that is not there, or no more, is watched when it appears.
+        let _ = watch.add(&dir, mask, Watched::Jobs(key));
+        for job in jobs {
+            let mask = WatchMask::MODIFY | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
+            let _ = watch.add(&dir.join(job.as_str()), mask, Watched::Job(key, job.clone()));
+        }
+    }
+
     fn home_changed(&self) {
         let Ok(there) = store::list(&self.0.home) else { return };
         let there: HashSet<Name> = there.into_iter().collect();
@@ -175,6 +192,8 @@ struct Batch {
     sockets: HashSet<Key>,
     new_logs: HashSet<(Key, NodeId)>,
     grown: HashSet<(Key, NodeId)>,
+    jobs: HashSet<Key>,
+    job_files: HashSet<(Key, Name, JobFile)>,
 }
 
 impl Batch {
@@ -194,6 +213,13 @@ impl Batch {
                 self.layers |= layers.into_iter().any(|layer| name == Some(OsStr::new(layer)));
             }
             Watched::Disks => self.disks = true,
+            Watched::Jobs(key) => {
+                self.jobs.insert(key);
+            }
+            Watched::Job(key, job) => {
+                let file = name.and_then(OsStr::to_str).and_then(JobFile::by_name);
+                self.job_files.extend(file.map(|file| (key, job, file)));
+            }
             Watched::Templates => self.templates = true,
             Watched::Events => self.events = true,
             Watched::Log(key, id) => {
@@ -210,6 +236,9 @@ impl Batch {
                 }
                 Some(names::LIMA_YAML | names::LIMA_VERSION | names::RECORD | names::PROTECTED | names::SSH_CONFIG) => {
                     self.instances.insert(key);
+                }
+                Some(names::JOBS_DIR) => {
+                    self.jobs.insert(key);
                 }
                 Some(file) if mask.contains(EventMask::CREATE) => {
                     self.new_logs.extend(log(file).map(|id| (key, id)));
@@ -241,7 +270,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
                 batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
                 continue;
             }
-            let found = what.lock().get(&event.wd).copied();
+            let found = what.lock().get(&event.wd).cloned();
             if event.mask.contains(EventMask::IGNORED) {
                 what.lock().remove(&event.wd);
             } else if let Some(found) = found {
@@ -282,6 +311,12 @@ impl View {
         }
         for key in batch.sockets {
             self.expect_agent(key);
+        }
+        for key in batch.jobs {
+            self.jobs_changed(key);
+        }
+        for (key, job, file) in batch.job_files {
+            self.job_changed(key, &job, file);
         }
         for (key, id) in batch.new_logs {
             self.watch_logs(key);

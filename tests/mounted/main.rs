@@ -10,6 +10,7 @@ mod daemon;
 mod disks;
 mod documents;
 mod foreign;
+mod guest;
 mod images;
 mod knobs;
 mod lifecycle;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     all.extend(knobs::cases());
     all.extend(lifecycle::cases());
     all.extend(foreign::cases());
+    all.extend(guest::cases());
     all.extend(semantics::cases());
     all.extend(pending::cases());
     all.extend(reading::cases());

@@ -7,13 +7,18 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::hostagent::ssh::tests::connect;
+use crate::hostagent::ssh::tests::guest::{Guest, Manners};
 use crate::status::{Goal, State, Verb};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Served {
     path: PathBuf,
     status: watch::Sender<Status>,
     events: broadcast::Sender<Arc<str>>,
     requests: mpsc::Receiver<Request>,
+    line: watch::Sender<Option<Arc<Line>>>,
     end: oneshot::Sender<()>,
     server: JoinSet<()>,
     _temp: TempDir,
@@ -35,6 +40,7 @@ fn status(port: u16) -> Status {
         ssh_local_port: port,
         hostagent_pid: 1,
         driver_pid: None,
+        guest: true,
         forwards: vec![],
         errors: vec![],
     }
@@ -48,10 +54,11 @@ fn served() -> Served {
     let (events, _) = broadcast::channel(4);
     let (requests_to, requests) = mpsc::channel(4);
     let (end, ended) = oneshot::channel();
-    let sources = Sources { status: watched, events: events.clone(), requests: requests_to };
+    let line = watch::Sender::new(None);
+    let sources = Sources::new(watched, events.clone(), requests_to, line.subscribe());
     let mut server = JoinSet::new();
     server.spawn(serve(listener, sources, ended));
-    Served { path, status, events, requests, end, server, _temp: temp }
+    Served { path, status, events, requests, line, end, server, _temp: temp }
 }
 
 impl Served {
@@ -156,4 +163,79 @@ async fn events_come_as_they_happen_and_end_with_the_last() {
     let mut rest = String::new();
     stream.read_to_string(&mut rest).await.unwrap();
     assert!(rest.contains("{\"n\":1}\n") && rest.contains("{\"n\":2}\n") && rest.ends_with("0\r\n\r\n"), "{rest}");
+}
+
+const UPGRADE: &[u8] = b"GET /v1/sftp HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: sftp\r\n\r\n";
+
+/// The head of the answer to a request for the guest's files, and the connection.
+async fn upgraded(served: &Served) -> (String, UnixStream) {
+    let mut stream = served.connect().await;
+    stream.write_all(UPGRADE).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+    }
+    (String::from_utf8(head).unwrap(), stream)
+}
+
+async fn with_guest(served: &Served) -> (Guest, Arc<Line>) {
+    let guest = Guest::start(Manners::default()).await;
+    let login = guest.login().await;
+    let line = Arc::new(Line::new(login.clone()));
+    line.offer(connect(&login, PATIENCE).await.unwrap());
+    served.line.send_replace(Some(Arc::clone(&line)));
+    (guest, line)
+}
+
+#[tokio::test]
+async fn without_a_session_there_are_no_files() {
+    let served = served();
+    for line in [None, Some(Arc::new(Line::new(Guest::start(Manners::default()).await.login().await)))] {
+        served.line.send_replace(line);
+        let mut stream = served.connect().await;
+        stream.write_all(UPGRADE).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = timeout(PATIENCE, stream.read(&mut answer)).await.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains(&format!("\"errno\":{}", libc::EHOSTDOWN)), "{answer}");
+    }
+    assert_eq!(served.ask("GET /v1/sftp", "").await.0, "HTTP/1.1 426 Upgrade Required");
+}
+
+#[tokio::test]
+async fn a_connection_becomes_a_channel_to_the_guest() {
+    let served = served();
+    let (_guest, line) = with_guest(&served).await;
+    let (head, mut stream) = upgraded(&served).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let sent: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+    let (mut reads, mut writes) = stream.split();
+    let mut back = vec![0; sent.len()];
+    let both = async { tokio::join!(writes.write_all(&sent), reads.read_exact(&mut back)) };
+    let (wrote, read) = timeout(PATIENCE, both).await.unwrap();
+    wrote.unwrap();
+    read.unwrap();
+    assert!(back == sent);
+    line.current().unwrap().shut();
+    assert_eq!(timeout(PATIENCE, stream.read(&mut [0])).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn channels_are_few_and_given_back() {
+    let served = served();
+    let (_guest, _line) = with_guest(&served).await;
+    let mut open = Vec::new();
+    let refused = loop {
+        let (head, stream) = upgraded(&served).await;
+        match head.starts_with("HTTP/1.1 101") {
+            true => open.push(stream),
+            false => break head,
+        }
+    };
+    assert!(refused.starts_with("HTTP/1.1 429"), "{refused}");
+    assert!(!open.is_empty() && open.len() < 10);
+    open.pop();
+    let again = async { while !upgraded(&served).await.0.starts_with("HTTP/1.1 101") {} };
+    timeout(PATIENCE, again).await.unwrap();
 }

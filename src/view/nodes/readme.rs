@@ -4,9 +4,11 @@ use crate::status::{State, Verb};
 use crate::view::config_dir::ConfigFile;
 use crate::view::disks::DiskFile;
 use crate::view::images::ImageFile;
+use crate::view::jobs::JobFile;
 use crate::view::networks_dir::NetworkFile;
 use crate::view::node::{
-    Body, CONFIG_DIR, DISKS_DIR, IMAGES_DIR, INSTANCE, NETWORKS_DIR, ROOT, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
+    Body, CONFIG_DIR, DISKS_DIR, GUEST_DIR, IMAGES_DIR, INSTANCE, JOBS_DIR, NETWORKS_DIR, ROOT, ROOT_LINK, SOCKETS_DIR,
+    TEMPLATES_DIR, WAIT_DIR,
 };
 
 pub fn readme() -> String {
@@ -44,6 +46,11 @@ pub fn readme() -> String {
         let takes =
             if matches!(node.body, Body::Show(_) | Body::Asked(_) | Body::Log(_)) { "" } else { " (takes writes)" };
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
+    }
+    text.push_str(&format!("- `{ROOT_LINK}`: the files of its guest while it runs; leads to `{GUEST_DIR}/NAME`\n"));
+    for file in JobFile::ALL {
+        let takes = if file.takes_writes() { " (takes writes)" } else { "" };
+        text.push_str(&format!("- `{JOBS_DIR}/NAME/{}`{takes}: {}\n", file.name(), file.doc()));
     }
     text.push_str(&format!(
         "- `{SOCKETS_DIR}/NAME`: forwarded sockets, as symlinks to the real ones\n\

@@ -1,6 +1,8 @@
 //! A pretend guest: sshd with manners.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,13 +11,16 @@ use russh::keys::{Algorithm, PrivateKey, key::safe_rng};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{oneshot, watch};
+use tokio::process::Command;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::hostagent::ssh::{Login, keys};
 use crate::names::Home;
+
+pub const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 
 /// How the guest treats those who connect.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +33,8 @@ pub struct Manners {
     pub hold: Option<&'static str>,
     /// Commands with this word in them exit with this code.
     pub exits: Option<(&'static str, u32)>,
+    /// Commands and sftp are this machine's own, with this home directory.
+    pub local: Option<PathBuf>,
     /// What a held command then prints.
     pub answer: String,
     /// Where the guest's sockets really are, by their last names. Its addresses are those of this machine.
@@ -126,6 +133,9 @@ async fn accept(
             counts: Arc::clone(&counts),
             released: released.clone(),
             tasks: JoinSet::new(),
+            inputs: HashMap::new(),
+            programs: JoinSet::new(),
+            echoes: HashSet::new(),
         };
         let config = Arc::clone(&config);
         sessions.spawn(async move {
@@ -150,6 +160,11 @@ struct Handler {
     released: watch::Receiver<bool>,
     /// Streams, which end with the session.
     tasks: JoinSet<()>,
+    /// Standard inputs of this machine's own programs.
+    inputs: HashMap<ChannelId, mpsc::UnboundedSender<Vec<u8>>>,
+    programs: JoinSet<()>,
+    /// Channels that give back what they are sent.
+    echoes: HashSet<ChannelId>,
 }
 
 impl Handler {
@@ -175,6 +190,39 @@ impl Handler {
                 }
                 Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
             }
+        });
+    }
+
+    /// Joins a channel with a program of this machine.
+    fn run(&mut self, channel: ChannelId, mut program: Command, home: &Path, session: &Session) {
+        let (input, mut inputs) = mpsc::unbounded_channel::<Vec<u8>>();
+        self.inputs.insert(channel, input);
+        program.env("HOME", home).env("SHELL", "/bin/sh").current_dir(home).kill_on_drop(true);
+        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = program.spawn().unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let handle = session.handle();
+        self.programs.spawn(async move {
+            let feed = async move {
+                while let Some(bytes) = inputs.recv().await {
+                    if stdin.write_all(&bytes).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            let drain = async {
+                let mut buffer = vec![0; 32 << 10];
+                while let Ok(read @ 1..) = stdout.read(&mut buffer).await {
+                    if handle.data(channel, buffer[..read].to_vec()).await.is_err() {
+                        break;
+                    }
+                }
+                let code = child.wait().await.unwrap().code().unwrap_or(255);
+                let _ = handle.exit_status_request(channel, code as u32).await;
+                let _ = handle.eof(channel).await;
+                let _ = handle.close(channel).await;
+            };
+            tokio::join!(feed, drain);
         });
     }
 }
@@ -239,6 +287,44 @@ impl server::Handler for Handler {
         Ok(true)
     }
 
+    /// The one subsystem gives back what it is sent.
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if let Some(home) = self.manners.local.clone() {
+            session.channel_success(channel)?;
+            self.run(channel, Command::new(SFTP_SERVER), &home, session);
+            return Ok(());
+        }
+        if name != "sftp" {
+            return session.channel_failure(channel);
+        }
+        self.echoes.insert(channel);
+        session.channel_success(channel)
+    }
+
+    async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        match self.inputs.get(&channel) {
+            Some(input) => drop(input.send(data.to_vec())),
+            None if self.echoes.contains(&channel) => session.data(channel, data.to_vec())?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn channel_eof(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.inputs.remove(&channel);
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.inputs.remove(&channel);
+        Ok(())
+    }
+
     /// `true` is true; a held command waits; any other is printed and exits with its last word.
     async fn exec_request(
         &mut self,
@@ -248,6 +334,12 @@ impl server::Handler for Handler {
     ) -> Result<(), Self::Error> {
         let command = String::from_utf8_lossy(command).into_owned();
         session.channel_success(channel)?;
+        if let Some(home) = self.manners.local.clone() {
+            let mut shell = Command::new("/bin/sh");
+            shell.arg("-c").arg(command);
+            self.run(channel, shell, &home, session);
+            return Ok(());
+        }
         let exits = self.manners.exits.filter(|(word, _)| command.contains(word)).map(|(_, code)| code);
         let (text, exit) = match (exits, self.manners.hold) {
             _ if command == "true" => (String::new(), 0),
