@@ -118,6 +118,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     let zone = one_line("timezone", config.timezone.as_deref().unwrap_or_default())?;
     let port = one_line("boot port", guest.boot_port)?;
     text.push_str(&format!("{MARK}{port}\nLIMAFS_TIMEZONE={zone}\nLIMAFS_CA_REMOVE_DEFAULTS={remove}\n"));
+    text.push_str(&super::mounts::env(config)?);
     Ok(text)
 }
 

@@ -13,6 +13,7 @@ mod certificates;
 mod cloud;
 mod env;
 mod iso;
+mod mounts;
 mod provision;
 mod scripts;
 
