@@ -1,11 +1,10 @@
 //! What cloud-init itself reads: meta-data, user-data, network-config.
 //! Built as values and written by a serializer, so that no text of a user can become syntax.
 
-use limafs_driver::{Config, Mount, mount_tag};
 use serde_json::{Map, Value, json};
 
 use super::scripts::{EARLY, START, WATCH};
-use super::{Entry, Guest, certificates, env, one_line, provision, required};
+use super::{Entry, Guest, certificates, env, mounts, one_line, provision, required};
 use crate::error::{Error, Result};
 
 /// Where cloud-init looks for what it runs at every boot; Lima's file, so that either tool replaces the other's.
@@ -28,7 +27,7 @@ fn user_data(guest: &Guest, iid: &str) -> Result<Value> {
         let upgrade = ["package_update", "package_upgrade", "package_reboot_if_required"];
         data.extend(upgrade.map(|key| (key.into(), json!(true))));
     }
-    insert_list(&mut data, "mounts", mounts(config)?);
+    insert_list(&mut data, "mounts", mounts::fstab(config)?);
     if let Some(zone) = config.timezone.as_deref().filter(|zone| !zone.is_empty()) {
         data.insert("timezone".into(), json!(one_line("timezone", zone)?));
     }
@@ -82,38 +81,6 @@ fn early(guest: &Guest, iid: &str) -> Result<Value> {
     let home = required("user.home", user.home.as_deref())?;
     let environment = env::environment(guest)?;
     Ok(json!(["sh", "-c", EARLY, "limafs-early", iid, guest.boot_port, name, home, WATCH, environment]))
-}
-
-/// fstab entries of the mount types that the guest mounts by itself.
-fn mounts(config: &Config) -> Result<Vec<Value>> {
-    let kind = config.mount_type.as_deref().unwrap_or_default();
-    let options: fn(&Mount) -> String = match kind {
-        "9p" => nine_p_options,
-        "virtiofs" => |mount| format!("{},nofail", access(mount)),
-        _ => return Ok(Vec::new()),
-    };
-    let mut entries = Vec::new();
-    for (index, mount) in config.mounts.iter().flatten().enumerate() {
-        let location = required(&format!("mounts[{index}].location"), mount.location.as_deref())?;
-        let point = mount.mount_point.as_deref().unwrap_or(location);
-        let point = required(&format!("mounts[{index}].mountPoint"), Some(point))?;
-        entries.push(json!([mount_tag(location, point), point, kind, options(mount), "0", "0"]));
-    }
-    Ok(entries)
-}
-
-fn nine_p_options(mount: &Mount) -> String {
-    let nine_p = mount.nine_p.clone().unwrap_or_default();
-    let version = nine_p.protocol_version.as_deref().unwrap_or("9p2000.L");
-    // Filling has put a size in; a text that is none would make the mount fail, the kernel's own default does not.
-    let msize = nine_p.msize.as_deref().and_then(crate::config::size).unwrap_or(128 * 1024);
-    let writable = mount.writable.unwrap_or(false);
-    let cache = nine_p.cache.as_deref().unwrap_or(if writable { "mmap" } else { "fscache" });
-    format!("{},trans=virtio,version={version},msize={msize},cache={cache},nofail", access(mount))
-}
-
-fn access(mount: &Mount) -> &'static str {
-    if mount.writable.unwrap_or(false) { "rw" } else { "ro" }
 }
 
 fn ca_certs(guest: &Guest) -> Option<Value> {

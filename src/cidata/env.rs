@@ -130,6 +130,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
             text.push_str(&format!("LIMAFS_ARCHIVE_{key}={value}\n"));
         }
     }
+    text.push_str(&super::mounts::env(config)?);
     Ok(text)
 }
 

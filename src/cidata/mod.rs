@@ -14,6 +14,7 @@ mod certificates;
 mod cloud;
 mod env;
 mod iso;
+mod mounts;
 mod provision;
 mod scripts;
 

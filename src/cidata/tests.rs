@@ -370,12 +370,17 @@ fn mounts_of_9p_have_the_options_of_lima_yaml() {
     let mount = Mount { location: Some("/a,b".into()), ..Mount::default() };
     let other = Mount { writable: Some(true), nine_p: Some(nine_p), mount_point: Some("/x y".into()), ..mount.clone() };
     told.config.mounts = Some(vec![mount, other]);
-    let expected = [
-        ("/a,b", "ro,trans=virtio,version=9p2000.L,msize=131072,cache=fscache,nofail"),
-        ("/x y", "rw,trans=virtio,version=9p2000.L,msize=65536,cache=none,nofail"),
-    ];
-    let expected = expected.map(|(point, options)| json!([mount_tag("/a,b", point), point, "9p", options, "0", "0"]));
-    assert_eq!(told.user_data()["mounts"], json!(expected));
+    let [tag, blank] = ["/a,b", "/x y"].map(|point| mount_tag("/a,b", point));
+    let options = "ro,trans=virtio,version=9p2000.L,msize=131072,cache=fscache";
+    // The other has a blank in its name, of which cloud-init would make two fields.
+    let fstab = json!([[tag, "/a,b", "9p", format!("{options},nofail"), "0", "0"]]);
+    assert_eq!(told.user_data()["mounts"], fstab);
+    let env = told.text("lima.env");
+    let other = "rw,trans=virtio,version=9p2000.L,msize=65536,cache=none";
+    for (index, tag, options) in [(0, tag, options), (1, blank, other)] {
+        let lines = format!("LIMAFS_MOUNT_{index}_TAG={tag}\nLIMAFS_MOUNT_{index}_OPTIONS={options}\n");
+        assert!(env.contains(&lines), "{env}");
+    }
 }
 
 #[test]

@@ -32,6 +32,11 @@ pub fn full(more: &str) -> Result<String, Failed> {
     document("full", CLOUD, "512MiB", 2, &format!("mounts: []\n{more}"))
 }
 
+/// As [`full`], with mount entries and a kernel for all of them.
+pub fn full_mounting(more: &str) -> Result<String, Failed> {
+    document("full", GENERIC, "512MiB", 2, more)
+}
+
 fn document(image: &str, kernel: [&str; 2], memory: &str, cpus: u32, more: &str) -> Result<String, Failed> {
     let dir = suite::guest_dir().ok_or("LIMAFS_TEST_GUEST is not set")?;
     let (dir, [kernel, initrd]) = (dir.display(), kernel);

@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use rustix::process::Signal;
 
 use crate::common::{Case, Failed, Fleet, Outcome, procs, secs, wait_for, wait_until};
-use crate::guest::{FAST_BOOT, boot, generic, mounting, ssh, stop};
+use crate::guest::{FAST_BOOT, FULL_BOOT, boot, boot_id, full_mounting, generic, mounting, ssh, stop, up};
 use crate::{cases, ensure, same};
 
 pub fn cases() -> Vec<Case> {
@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         reverse_sshfs_shows_directories_and_only_them,
         reverse_sshfs_is_mounted_again_after_a_kill_and_an_sshd_that_starts_anew,
         reverse_sshfs_that_cannot_be_is_told_with_what_it_said,
+        systemd_and_cloud_init_mount_at_each_boot,
     ];
     all.extend(cases![needing(lacks_virtiofsd): virtiofs_shows_directories_and_only_them]);
     all
@@ -86,7 +87,7 @@ fn nine_p_shows_directories_and_only_them() -> Outcome {
     furnish(&fleet)?;
     fleet.create("foo", &generic(&entries(&fleet))?)?;
     boot(&fleet, "foo", FAST_BOOT)?;
-    same!(ssh(&fleet, "foo", "awk '$3 == \"9p\" {print $2}' /proc/mounts")?, "/mnt/a\\040b\n/mnt/ro");
+    same!(ssh(&fleet, "foo", "awk '$3 == \"9p\" {print $2}' /proc/mounts | sort")?, "/mnt/a\\040b\n/mnt/ro");
     check(&fleet)?;
     digest(&fleet)?;
     cannot_be_made_writable(&fleet, "9p", "trans=virtio,version=9p2000.L")?;
@@ -131,11 +132,18 @@ fn virtiofs_shows_directories_and_only_them() -> Outcome {
     furnish(&fleet)?;
     fleet.create("foo", &generic(&format!("mountType: virtiofs\n{}", entries(&fleet)))?)?;
     boot(&fleet, "foo", FAST_BOOT)?;
-    same!(ssh(&fleet, "foo", "awk '$3 == \"virtiofs\" {print $2}' /proc/mounts")?, "/mnt/a\\040b\n/mnt/ro");
+    same!(ssh(&fleet, "foo", "awk '$3 == \"virtiofs\" {print $2}' /proc/mounts | sort")?, "/mnt/a\\040b\n/mnt/ro");
     check(&fleet)?;
     digest(&fleet)?;
     cannot_be_made_writable(&fleet, "virtiofs", "defaults")?;
+    // The same hostagent has started another VM, and nothing of the first is left beside it.
+    let first = boot_id(&fleet, "foo")?;
+    fleet.ok("echo restart > foo/state")?;
+    wait_until("the second boot", FAST_BOOT, || boot_id(&fleet, "foo").is_ok_and(|second| second != first))?;
+    up(&fleet, "foo", FAST_BOOT)?;
+    same!(ssh(&fleet, "foo", "cat /mnt/ro/sub/file")?, "from the host");
     let pid = wait_for("a hostagent to kill", secs(5), || fleet.hostagent("foo"))?;
+    same!(fleet.ok(&format!("ps --ppid {pid} -o stat= | grep -c Z || true"))?, "0");
     procs::signal(pid, Signal::KILL);
     wait_until("another hostagent", secs(20), || fleet.hostagent("foo").is_some_and(|other| other != pid))?;
     same!(ssh(&fleet, "foo", "cat /mnt/ro/sub/file")?, "from the host");
@@ -253,4 +261,26 @@ fn reverse_sshfs_that_cannot_be_is_told_with_what_it_said() -> Outcome {
     works(&fleet, "healed")?;
     fleet.ok("echo kill > foo/state")?;
     fleet.wait_state("foo", "Stopped", secs(10))
+}
+
+/// The same at the second boot, which cloud-init takes for no new instance, and another type at the third.
+fn systemd_and_cloud_init_mount_at_each_boot() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    furnish(&fleet)?;
+    let document = |kind: &str| full_mounting(&format!("mountType: {kind}\n{}", entries(&fleet)));
+    let types = "awk '$2 ~ \"^/mnt/(ro|a)\" {print $3}' /proc/mounts";
+    for (round, (kind, shown)) in [("9p", "9p"), ("9p", "9p"), ("reverse-sshfs", "fuse.sshfs")].iter().enumerate() {
+        match round {
+            0 => fleet.create("foo", &document(kind)?)?,
+            _ => fleet.create_over("foo", &document(kind)?)?,
+        }
+        boot(&fleet, "foo", FULL_BOOT)?;
+        same!(fleet.read("foo/error"), "");
+        same!(ssh(&fleet, "foo", types)?, format!("{shown}\n{shown}"));
+        let written = format!("cat /mnt/ro/sub/file && echo {round} > '/mnt/a b/round'");
+        same!(ssh(&fleet, "foo", &written)?, "from the host");
+        stop(&fleet, "foo")?;
+        same!(fs::read_to_string(fleet.root().join("a,b/round"))?.trim(), round.to_string());
+    }
+    Ok(())
 }

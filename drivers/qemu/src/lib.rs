@@ -82,7 +82,7 @@ impl Qemu {
     async fn find(&self) -> Result<Option<(Arc<Running>, mpsc::Receiver<VmEvent>)>> {
         let dir = self.instance()?.dir;
         let found = find_process(dir.clone()).await?;
-        Ok(found.map(|process| self.watch(Running::watch(process, &dir, None))))
+        Ok(found.map(|process| self.watch(Running::watch(process, &dir, None, Vec::new()))))
     }
 
     fn watch(&self, (running, events): (Running, mpsc::Receiver<VmEvent>)) -> (Arc<Running>, mpsc::Receiver<VmEvent>) {
@@ -158,13 +158,14 @@ impl Driver for Qemu {
         let accelerator = self.accelerator(&instance).await?;
         let plan = plan::plan(&instance, machine, program, &accelerator)?;
         clear(&instance.dir)?;
-        if !plan.virtiofs.is_empty() {
-            virtiofsd::start(&virtiofsd::find(Path::new(&plan.program[0])).await?, &plan.virtiofs).await?;
-        }
+        let daemons = match plan.virtiofs.is_empty() {
+            true => Vec::new(),
+            false => virtiofsd::start(&virtiofsd::find(Path::new(&plan.program[0])).await?, &plan.virtiofs).await?,
+        };
         let started = Process::spawn(&command_line::command_line(&plan), Stdio::piped());
         let (process, stderr) = started.inspect_err(|_| virtiofsd::clean(&instance.dir))?;
         // Watched before anything is awaited: a start that is dropped from here on leaves a VM that is ours.
-        let (running, events) = self.watch(Running::watch(process, &instance.dir, stderr));
+        let (running, events) = self.watch(Running::watch(process, &instance.dir, stderr, daemons));
         if let Err(error) = wait_for_answer(&running).await {
             running.kill().await?;
             return Err(error);

@@ -89,7 +89,7 @@ async fn ask(path: PathBuf) -> Option<Daemon> {
 }
 
 /// Starts one for each share and returns when QEMU may connect. All are ended if one of them fails.
-pub(crate) async fn start(daemon: &Daemon, shares: &[Share]) -> Result<()> {
+pub(crate) async fn start(daemon: &Daemon, shares: &[Share]) -> Result<Vec<Process>> {
     let mut started = Vec::new();
     for share in shares {
         match start_one(daemon, share).await {
@@ -100,7 +100,7 @@ pub(crate) async fn start(daemon: &Daemon, shares: &[Share]) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(started)
 }
 
 async fn start_one(daemon: &Daemon, share: &Share) -> Result<Process> {
@@ -145,7 +145,6 @@ fn end(process: &Process) {
     if let Err(error) = process.kill() {
         tracing::warn!("virtiofsd {}: {error}", process.pid());
     }
-    process.ending();
 }
 
 /// Ends those of a QEMU that is gone, which are about to, and removes what they leave. They write their pids beside

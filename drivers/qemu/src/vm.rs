@@ -41,8 +41,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Watches a process, new or found.
-    pub(crate) fn watch(process: Process, dir: &Path, stderr: Option<ChildStderr>) -> (Self, mpsc::Receiver<VmEvent>) {
+    /// Watches a process, new or found. `daemons` are those of our children that serve it and end with it.
+    pub(crate) fn watch(
+        process: Process,
+        dir: &Path,
+        stderr: Option<ChildStderr>,
+        daemons: Vec<Process>,
+    ) -> (Self, mpsc::Receiver<VmEvent>) {
         let process = Arc::new(process);
         let (events, receiver) = mpsc::channel(EVENTS);
         let (qmp, requests) = Client::new();
@@ -65,6 +70,7 @@ impl Running {
 
         let end = End {
             process: process.clone(),
+            daemons,
             dir: dir.to_owned(),
             seen: seen.clone(),
             stopping: stopping.clone(),
@@ -121,6 +127,7 @@ fn monitor_socket(dir: &Path, process: &Process) -> PathBuf {
 /// The task that waits for the process.
 struct End {
     process: Arc<Process>,
+    daemons: Vec<Process>,
     dir: PathBuf,
     seen: watch::Receiver<Seen>,
     stopping: Arc<watch::Sender<bool>>,
@@ -139,9 +146,18 @@ impl End {
         listening.shutdown().await;
         let last = self.event(self.process.ending());
         process::clean(&self.dir);
+        // One that takes longer stays in the table of processes until we end, too.
+        let _ = timeout(LAST_WORDS, self.reap_daemons()).await;
         self.gone.send_replace(true);
         // Nobody may be listening any more.
         let _ = events.send(last).await;
+    }
+
+    async fn reap_daemons(&self) {
+        for daemon in &self.daemons {
+            daemon.ended().await;
+            daemon.ending();
+        }
     }
 
     fn event(&self, ending: Ending) -> VmEvent {
