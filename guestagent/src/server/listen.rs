@@ -24,6 +24,7 @@ use crate::service::Agent;
 const HOSTS_MAX: usize = 64;
 /// How often a virtio port that nobody has opened on the host is looked at: it cannot be waited for.
 const PORT_TICK: Duration = Duration::from_millis(500);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -60,8 +61,10 @@ async fn unix(path: &Path, owner: Option<u32>, agent: Agent) -> io::Result<()> {
     let listener = bind(path, owner)?;
     let mut hosts = Hosts::new(agent);
     loop {
-        let (stream, _) = listener.accept().await?;
-        hosts.add(stream).await;
+        match listener.accept().await {
+            Ok((stream, _)) => hosts.add(stream).await,
+            Err(error) => later(error).await,
+        }
     }
 }
 
@@ -85,14 +88,21 @@ async fn vsock(port: u32, agent: Agent) -> io::Result<()> {
     let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))?;
     let mut hosts = Hosts::new(agent);
     loop {
-        let (stream, peer) = listener.accept().await?;
-        // Anyone in the guest can connect, too, and root is needed for little of what we do.
-        if peer.cid() == VMADDR_CID_HOST {
-            hosts.add(stream).await;
-        } else {
-            tracing::warn!("refused a connection from vsock CID {}", peer.cid());
+        match listener.accept().await {
+            // Anyone in the guest can connect, too, and root is needed for little of what we do.
+            Ok((_, peer)) if peer.cid() != VMADDR_CID_HOST => {
+                tracing::warn!("refused a connection from vsock CID {}", peer.cid());
+            }
+            Ok((stream, _)) => hosts.add(stream).await,
+            Err(error) => later(error).await,
         }
     }
+}
+
+/// Most likely there are no descriptors left. The tunnels that have them end; they would all end with us.
+async fn later(error: io::Error) {
+    tracing::warn!("a host could not be accepted: {error}");
+    sleep(ACCEPT_PAUSE).await;
 }
 
 /// One host at a time: the port is one stream of bytes, which says only by its end that another host begins. It stays
