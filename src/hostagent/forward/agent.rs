@@ -32,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// More listeners than these are not looked at.
 const LISTENERS: usize = 4096;
+/// Between two events: an agent that floods us waits, and nobody else does.
+const BREATH: Duration = Duration::from_millis(5);
 /// As much of what an agent complains of is logged.
 const COMPLAINTS: usize = 4;
 
@@ -149,6 +151,7 @@ impl Agent {
     async fn follow(&self, mut events: BoxStream<'static, Result<Event, Status>>) -> Result<Infallible, String> {
         loop {
             self.apply(events.next().await)?;
+            sleep(BREATH).await;
         }
     }
 
