@@ -12,6 +12,7 @@ import sys
 import time
 
 from common import FAKE, ROWS, Fleet, best_of, calls, fleet, minfs, row, run, tmpfs, until
+from forwards import forwards
 
 MIB = 1 << 20
 
@@ -287,6 +288,7 @@ def main():
         print("\nSKIPPED: figures of a real guest" + ("" if quick else " (LIMAFS_TEST_GUEST is not set)"))
     else:
         boots(guest)
+        forwards(guest, private_kib, cpu_seconds)
     print(f"\n{sum(ROWS)} of {len(ROWS)} figures reached")
 
 
