@@ -13,6 +13,7 @@ import time
 
 from common import FAKE, ROWS, Fleet, best_of, calls, fleet, minfs, row, run, tmpfs, until
 from files import guest_files
+from forwards import forwards
 
 MIB = 1 << 20
 
@@ -309,6 +310,7 @@ def main():
     else:
         boots(guest)
         guest_files(guest)
+        forwards(guest, private_kib, cpu_seconds)
     print(f"\n{sum(ROWS)} of {len(ROWS)} figures reached")
 
 

@@ -1,0 +1,126 @@
+"""Figures of port forwards with a real guest: throughput and latency beside `ssh -L`, and what idle ones cost."""
+
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import time
+
+from common import Fleet, row, run, until
+
+MIB = 1 << 20
+ZEROS = """use IO::Socket::INET; $SIG{CHLD} = $SIG{PIPE} = "IGNORE"; $b = "\\0" x 65536;
+$s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:PORT", Listen => 64, ReuseAddr => 1) or die;
+while ($c = $s->accept) { 1 while syswrite($c, $b); close $c }"""
+ECHO = """use IO::Socket::INET;
+$s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:PORT", Listen => 64, ReuseAddr => 1) or die;
+while ($c = $s->accept) { sysread($c, $b, 1); syswrite($c, $b, 1); close $c }"""
+MANY = """use IO::Socket::INET; for $p (split " ", "PORT") {
+push @s, IO::Socket::INET->new(LocalAddr => "127.0.0.1:$p", Listen => 1, ReuseAddr => 1) } sleep 3600"""
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as all_of_them:
+        sockets = [all_of_them.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def listen(one, program, ports):
+    """Leaves a program of Perl running in the guest and waits until its ports are forwarded."""
+    text = program.replace("PORT", " ".join(map(str, ports)))
+    run("ssh", "-F", one.path("foo", "ssh.config"), "lima-foo", f"setsid perl -e '{text}' </dev/null >/dev/null 2>&1 &")
+    for port in ports:
+        run("timeout", "60", "cat", one.path("foo", "wait", f"port:{port}"))
+
+
+def mebibytes_a_second(port, seconds=5):
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.settimeout(60)
+        peer.recv(MIB)
+        total, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            total += len(peer.recv(MIB))
+        return total / MIB / (time.perf_counter() - begun)
+
+
+def answers(port):
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.settimeout(60)
+        peer.send(b"x")
+        return len(peer.recv(1)) == 1
+
+
+def milliseconds(port, times=50):
+    """Median from connect to the answer to one byte."""
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            peer.settimeout(60)
+            peer.send(b"x")
+            assert peer.recv(1) == b"x"
+        taken.append((time.perf_counter() - begun) * 1000)
+    return statistics.median(taken)
+
+
+@contextlib.contextmanager
+def by_ssh(one, pairs):
+    """`ssh -L` of its own for (host port, guest port)."""
+    words = [word for host, guest in pairs for word in ("-L", f"127.0.0.1:{host}:127.0.0.1:{guest}")]
+    ssh = subprocess.Popen(
+        ["ssh", "-F", one.path("foo", "ssh.config"), "-N", "-o", "ControlPath=none", "-o", "ControlMaster=no", *words, "lima-foo"]
+    )
+    for host, _ in pairs:
+        until("ssh -L listens", 60, lambda host=host: socket.socket().connect_ex(("127.0.0.1", host)) == 0)
+    yield
+    ssh.terminate()
+    ssh.wait()
+
+
+def forwards(guest, private_kib, cpu_seconds, window=20):
+    zeros, echo, zeros_static, echo_static, zeros_by_ssh, echo_by_ssh, *many = free_ports(106)
+    one = Fleet()
+    one.mount()
+    one.create("foo", f"""vmType: qemu
+cpus: 1
+memory: 256MiB
+disk: 4GiB
+mounts: []
+images:
+- location: {guest}/fast.qcow2
+  kernel: {{location: {guest}/vmlinuz-cloud, cmdline: root=/dev/vda1 rw console=ttyS0 quiet}}
+  initrd: {{location: {guest}/initrd-cloud}}
+portForwards:
+- {{guestPort: {zeros_static}, static: true}}
+- {{guestPort: {echo_static}, static: true}}
+""")
+    one.verb("foo", "start")
+    run("timeout", "300", "cat", one.path("foo", "wait", "Running"))
+    agent = one.pid("hostagent", "foo")
+    for port in (zeros_static, zeros):
+        listen(one, ZEROS, [port])
+    for port in (echo_static, echo):
+        listen(one, ECHO, [port])
+    with by_ssh(one, [(zeros_by_ssh, zeros), (echo_by_ssh, echo)]):
+        until("the servers answer", 60, lambda: answers(zeros_static) and answers(echo_static))
+        ours, agents, theirs = [
+            max(speeds) for speeds in zip(*([mebibytes_a_second(port) for port in (zeros_static, zeros, zeros_by_ssh)] for _ in range(3)))
+        ]
+        ratio = ours / theirs
+        row("TCP through a static forward : ssh -L", f"{ratio:.2f} ({ours:.0f} : {theirs:.0f} MiB/s)", ">= 0.80", ratio >= 0.8)
+        quick, agents_quick, slow = [milliseconds(port) for port in (echo_static, echo, echo_by_ssh)]
+        ratio = quick / slow
+        row("connect and one byte through it : ssh -L", f"{ratio:.2f} ({quick:.1f} : {slow:.1f} ms)", "<= 1.25", ratio <= 1.25)
+        print(f"    (through the guest agent: {agents:.0f} MiB/s, {agents_quick:.1f} ms)")
+    before = private_kib(agent)
+    listen(one, MANY, many)
+    time.sleep(2)
+    more, cpu = private_kib(agent) - before, cpu_seconds(agent)
+    time.sleep(window)
+    percent = (cpu_seconds(agent) - cpu) / window * 100
+    row("100 idle forwards: hostagent's memory for them", f"{more / 1024:.1f} MiB", "<= 2 MiB", more <= 2048)
+    row(f"100 idle forwards: hostagent's CPU over {window} s", f"{percent:.2f} %", "0 %", percent < 0.15)
+    one.close()
