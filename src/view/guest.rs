@@ -1,5 +1,6 @@
 //! `.guest/NAME/`: the files of a running guest, over sftp. The one part of the tree that asks somebody: always beside
-//! the callbacks, always within a deadline, and EHOSTDOWN at once where the guest is known to be down.
+//! the callbacks, always within a deadline, and EHOSTDOWN at once where the guest is known to be down. `.guest` itself
+//! lists as empty, so that nothing that reads the whole tree walks into guests.
 //!
 //! Its inode numbers are its own (see [`Ino::is_guest`]); names are bytes. Symbolic links are texts here and are never
 //! followed; what the host may see of them stays inside the guest (`contain`).
@@ -20,11 +21,11 @@ use parking_lot::Mutex;
 pub use entries::{Id, Listed, Set, Times};
 pub use file::{Directory, GuestFile};
 
-use super::handle::{DirEntry, Fh};
+use super::handle::Fh;
 use super::ino::{Ino, Key};
 use super::look::missing;
 use super::snapshot::{Live, Snapshot};
-use super::{Attr, Kind, Outcome, View};
+use super::{Attr, Outcome, View};
 use crate::agent::link::Link;
 use crate::error::{Error, Result};
 use crate::sftp::{Attempt, Attrs, Called, Client};
@@ -113,19 +114,6 @@ impl View {
         let ino = self.0.guests.table.lock().enter(&Place::root(key))?;
         let attr = self.guests().root_attr(ino, key)?;
         Ok(Attr::directory(ino, 0, attr.modified, (attr.mode & !TYPE) as u16).uncached())
-    }
-
-    /// The guests that can be asked.
-    pub(super) fn guest_entries(&self) -> Result<Vec<DirEntry>> {
-        let up: Vec<(String, Key)> = {
-            let mut tree = self.0.tree.lock();
-            let all: Vec<(String, Key)> = tree.names().map(|(name, key)| (name.to_string(), key)).collect();
-            let host = &self.0.host;
-            all.into_iter().filter(|(_, key)| tree.snapshot(*key, host).is_ok_and(|known| is_up(known))).collect()
-        };
-        let mut table = self.0.guests.table.lock();
-        let entry = |(name, key)| Ok(DirEntry { name, ino: table.enter(&Place::root(key))?, kind: Kind::Directory });
-        up.into_iter().map(entry).collect()
     }
 }
 

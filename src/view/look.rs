@@ -175,10 +175,7 @@ impl View {
 
     pub fn opendir(&self, ino: Ino) -> Result<Opened> {
         let target = self.target(ino)?;
-        let mut entries = self.entries(&target)?;
-        if target == Target::Guests {
-            entries.extend(self.guest_entries()?);
-        }
+        let entries = self.entries(&target)?;
         let fh = self.0.handles.lock().insert(ino, Open::Directory(entries.into()));
         Ok(Opened { fh, direct: false, quiet: true })
     }
