@@ -8,6 +8,15 @@ use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 
+/// Why a playbook of Ansible's is not run.
+pub const NO_ANSIBLE: &str = "ansible runs a playbook on this host, which is allowed only where limafs is mounted with \
+     LIMAFS_ALLOW_ANSIBLE=true in its environment";
+
+/// Whether whoever mounts lets lima.yaml run playbooks on this host.
+pub fn allows_ansible() -> bool {
+    env::var_os("LIMAFS_ALLOW_ANSIBLE").is_some_and(|value| value == "true" || value == "1")
+}
+
 /// The user for whom VMs run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostUser {

@@ -14,6 +14,7 @@ pub const CIDATA_ISO: &str = "cidata.iso";
 pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
 pub const IMAGE: &str = "image";
 pub const DISK: &str = "disk";
+pub const ANSIBLE_INVENTORY: &str = "ansible-inventory.yaml";
 pub const KERNEL: &str = "kernel";
 pub const KERNEL_CMDLINE: &str = "kernel.cmdline";
 pub const INITRD: &str = "initrd";

@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 /// A yq of the guest's own would be another program in each distribution, and in most none.
 const YQ: &str =
     "`yq` needs the guest agent, which plain instances have not, or which was not found (contrib/build-agent makes it)";
-const ANSIBLE: &str = "`ansible` runs a playbook on this host, which limafs does not";
 
 /// A command line argument of Linux has at most 128 KiB.
 const BOOT_SCRIPT_MAX: usize = 96 * 1024;
@@ -23,7 +22,8 @@ pub fn entries(config: &Config, has_agent: bool) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (index, item) in items(config) {
         match mode(item) {
-            "boot" => {}
+            // The host runs a playbook when the boot is done.
+            "boot" | "ansible" => {}
             mode @ ("dependency" | "system" | "user") => {
                 entries.push(Entry::script(path(mode, index), script(index, item)?));
             }
@@ -36,7 +36,6 @@ pub fn entries(config: &Config, has_agent: bool) -> Result<Vec<Entry>> {
                 entries.push(Entry::text(path("yq", index), expression));
             }
             "yq" => return Err(Error::unsupported(field(index, "mode"), YQ)),
-            "ansible" => return Err(Error::unsupported(field(index, "mode"), ANSIBLE)),
             mode => return Err(Error::invalid(field(index, "mode"), format!("`{mode}` is unknown"))),
         }
     }

@@ -17,7 +17,6 @@ mod size;
 mod suggest;
 mod template;
 mod tree;
-mod unsupported;
 mod validate;
 
 use std::path::{Path, PathBuf};
@@ -67,7 +66,6 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
         warnings.say("message", error.to_string());
     }
     if faults.is_empty() {
-        unsupported::warn(&filled, &mut warnings);
         return Ok(Loaded { written, filled, warnings: warnings.into_lines(&stack) });
     }
     // What is missing may be there under a misspelt key, so the warnings belong to the answer.
@@ -100,6 +98,12 @@ pub fn check_host(text: &[u8], context: &Context, is_directory: impl Fn(&Path) -
         let location = mount.location.as_deref().unwrap_or_default();
         if is_directory(Path::new(location)) == Some(false) {
             faults.add(format!("mounts[{index}].location"), format!("{location:?} is not a directory"));
+        }
+    }
+    for (index, item) in filled.provision.iter().flatten().enumerate() {
+        let Some(playbook) = item.playbook.as_deref() else { continue };
+        if is_directory(Path::new(playbook)) != Some(false) {
+            faults.add(format!("provision[{index}].playbook"), format!("{playbook:?} is no file of this host"));
         }
     }
     if faults.is_empty() {

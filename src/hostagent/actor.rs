@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use limafs_driver::{Accelerator, VmEvent};
+use limafs_driver::VmEvent;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::events::Journal;
+use super::facts::{Facts, compose};
 use super::guest::{Company, News};
 use super::line::Line;
 use super::state::{self, Action, Event, Machine};
@@ -18,9 +19,8 @@ use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
 use crate::error::{Error, Result};
 use crate::names::Name;
-use crate::started::Started;
 use crate::status::{Forward, Refusal, State, Status, Verb};
-use crate::store::{self, Ports, Record};
+use crate::store::{self, Record};
 
 /// How long a VM that was paused may take to say that it still is.
 const FIRST_WORD: Duration = Duration::from_millis(500);
@@ -55,21 +55,6 @@ pub enum Attached {
     Nothing,
     Running,
     Paused,
-}
-
-/// What is known of the VM beside its state.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
-    pub driver: String,
-    pub accelerator: Option<Accelerator>,
-    pub ssh_address: String,
-    pub ssh_local_port: u16,
-    pub iid: String,
-    pub driver_pid: Option<u32>,
-    /// Where the guest's name server listens, if it has one of ours.
-    pub dns: Option<Ports>,
-    /// `None` when somebody else has started the VM.
-    pub started: Option<Started>,
 }
 
 pub struct Actor {
@@ -428,35 +413,5 @@ async fn from_task(news: &mut Option<mpsc::Receiver<Event>>) -> Option<Event> {
             *news = None;
             std::future::pending().await
         }
-    }
-}
-
-fn compose(name: &Name, machine: &Machine, facts: &Facts, [since, step_since]: [Timestamp; 2]) -> Status {
-    let forwarded = machine.vm && facts.ssh_local_port != 0 && !facts.ssh_address.is_empty();
-    let forward = Forward {
-        proto: "tcp".into(),
-        host: format!("{}:{}", facts.ssh_address, facts.ssh_local_port),
-        guest: "127.0.0.1:22".into(),
-        state: "forwarding".into(),
-        reverse: false,
-    };
-    Status {
-        name: name.to_string(),
-        revision: 0,
-        state: machine.state(),
-        goal: machine.goal,
-        since,
-        step: machine.step.as_ref().map(state::Step::text),
-        step_since: machine.step.as_ref().map(|_| step_since),
-        ready: machine.ready && machine.vm,
-        driver: facts.driver.clone(),
-        accelerator: facts.accelerator.clone(),
-        ssh_address: facts.ssh_address.clone(),
-        ssh_local_port: facts.ssh_local_port,
-        hostagent_pid: std::process::id(),
-        driver_pid: facts.driver_pid.filter(|_| machine.vm),
-        guest: false,
-        forwards: if forwarded { vec![forward] } else { vec![] },
-        errors: machine.errors(),
     }
 }

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use limafs_driver::{Config, DataDisk, Driver, Instance};
 use tokio::sync::mpsc;
 
-use super::actor::Facts;
 use super::dns;
+use super::facts::Facts;
 use super::line::Line;
 use super::mounts::Mounts;
 use super::ssh::{self, Login, keys::Identity};
@@ -46,6 +46,7 @@ impl Steps for Boot {
     async fn prepare(&self, tell: &mpsc::Sender<Event>) -> Result<Prepared> {
         step(tell, "loading lima.yaml").await;
         let config = self.load()?;
+        ready::ansible::check(&config)?;
         let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
         let port = port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?;
         let driver = registry::driver(config.vm_type.as_deref().unwrap_or("qemu"))?;

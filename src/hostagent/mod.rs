@@ -5,6 +5,7 @@ mod actor;
 mod boot;
 mod dns;
 mod events;
+mod facts;
 mod forward;
 mod guest;
 mod jobs;

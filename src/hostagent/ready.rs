@@ -5,6 +5,7 @@
 //! so one patient connection sees sshd late; hence many fresh ones. Short fixed limits on a busy host make the guest
 //! fork sshd for nothing and never become ready; hence limits that grow.
 
+pub mod ansible;
 pub mod copies;
 mod lines;
 pub mod probe;
@@ -14,6 +15,7 @@ pub mod user_probes;
 mod tests;
 
 use std::fmt::Display;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -59,6 +61,8 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
         failures = finish(line, &mut guest, tell).await;
     }
     await_mounts(&prepared.mounts, tell).await;
+    let dir = line.login().known_hosts.parent().unwrap_or(Path::new("/"));
+    failures.extend(ansible::run(&prepared.config, dir, &line.login().alias, tell).await);
     failures.extend(user_probes::run(&prepared.probes, line, user_probes::LIMITS, tell).await);
     failures.extend(copies::run(&prepared.config, line, tell).await);
     say(tell, Event::Done(failures)).await;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use limafs_driver::{Config, Driver};
 use tokio::sync::mpsc;
 
-use super::actor::Facts;
+use super::facts::Facts;
 use super::line::Line;
 use super::mounts::{self, Mounts};
 use super::ready::user_probes::UserProbe;

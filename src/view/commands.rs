@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::names::{self, Name};
 use crate::status::{Goal, State, Verb};
 use crate::store::{self, Lock, Record};
-use crate::{agent, config};
+use crate::{agent, config, host};
 
 /// A hostagent that has said its last word needs a moment to let go of the instance.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -313,6 +313,10 @@ fn edited(snapshot: &Snapshot, field: &str, value: &str) -> Result<Vec<u8>> {
 fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
     let context = Context { layers: store::layers(&snapshot.dir)?, ..snapshot.context() };
     let new = config::load(text, &context)?.filled;
+    let runs_here = |item: &limafs_driver::Provision| item.mode.as_deref() == Some("ansible");
+    if new.provision.iter().flatten().any(runs_here) && !host::allows_ansible() {
+        return Err(Error::invalid("provision", host::NO_ANSIBLE));
+    }
     config::check_host(text, &context, |path| std::fs::metadata(path).ok().map(|meta| meta.is_dir()))?;
     match snapshot.loaded() {
         Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),

@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         b01_an_empty_document_is_refused,
         b_bad_values_are_refused_by_field,
         b26_a_mount_of_a_file_is_refused,
+        b40_a_playbook_is_for_hosts_that_allow_it,
         unknown_keys_are_warnings,
         several_faults_are_reported_together,
         f10_dd_with_one_byte_blocks_writes_20_kib,
@@ -135,6 +136,22 @@ fn a_refused_first_document_leaves_a_draft() -> Outcome {
     ensure!(ran.code != 0, "a draft was started: {ran:?}");
     fleet.ok("rmdir bar")?;
     ensure!(!fleet.home.join("bar").exists(), "a draft stays on disk");
+    Ok(())
+}
+
+fn b40_a_playbook_is_for_hosts_that_allow_it() -> Outcome {
+    let playbook = "provision: [{mode: ansible, playbook: /etc/passwd}]";
+    let fleet = with_instance()?;
+    let ran = fleet.sh(&format!("(cat foo/lima.yaml; echo '{playbook}') > ~/new; cp ~/new foo/lima.yaml"))?;
+    ensure!(ran.code != 0, "it was accepted");
+    ensure!(fleet.read("foo/error").contains("LIMAFS_ALLOW_ANSIBLE=true"), "error says {:?}", fleet.read("foo/error"));
+    expect_document(&fleet, "foo", FAKE, "a playbook")?;
+    let mut fleet = Fleet::unmounted()?;
+    fleet.env.push(("LIMAFS_ALLOW_ANSIBLE".into(), "true".into()));
+    fleet.mount()?;
+    fleet.create("foo", &format!("{FAKE}{playbook}\n"))?;
+    let ran = fleet.sh("sed -i 's|/etc/passwd|/nonexistent|' foo/lima.yaml")?;
+    ensure!(ran.code != 0 && fleet.read("foo/error").contains("no file of this host"), "{}", fleet.read("foo/error"));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
@@ -63,6 +64,20 @@ fn check(fleet: &Fleet) -> Outcome {
     refuses(fleet)
 }
 
+/// Whoever watches in the guest hears of what the host does.
+fn tells_of_changes(fleet: &Fleet) -> Outcome {
+    ssh(fleet, "foo", "(busybox inotifyd - '/mnt/a b:ec' </dev/null >/tmp/seen 2>&1 &)")?;
+    let file = fleet.root().join("a,b/watched");
+    fs::write(&file, "")?;
+    // The watches begin some time.
+    wait_until("a word of the change", secs(60), || {
+        let again = fs::File::options().write(true).open(&file).and_then(|file| file.set_modified(SystemTime::now()));
+        again.is_ok() && ssh(fleet, "foo", "cat /tmp/seen").is_ok_and(|seen| seen.contains("watched"))
+    })?;
+    ensure!(file.metadata()?.modified()?.duration_since(UNIX_EPOCH)?.subsec_nanos() > 0, "its time was cut");
+    ssh(fleet, "foo", "pkill inotifyd; rm '/mnt/a b/watched'").map(drop)
+}
+
 fn refuses(fleet: &Fleet) -> Outcome {
     for line in ["echo x > /mnt/ro/sub/file", "rm /mnt/ro/sub/file", "touch /mnt/ro/new", "mkdir /mnt/ro/d"] {
         let told = ssh(fleet, "foo", &format!("sudo sh -c '{line}' 2>&1 || true"))?;
@@ -85,10 +100,11 @@ fn digest(fleet: &Fleet) -> Outcome {
 fn nine_p_shows_directories_and_only_them() -> Outcome {
     let fleet = Fleet::mounted()?;
     furnish(&fleet)?;
-    fleet.create("foo", &generic(&entries(&fleet))?)?;
+    fleet.create("foo", &generic(&format!("mountInotify: true\n{}", entries(&fleet)))?)?;
     boot(&fleet, "foo", FAST_BOOT)?;
     same!(ssh(&fleet, "foo", "awk '$3 == \"9p\" {print $2}' /proc/mounts | sort")?, "/mnt/a\\040b\n/mnt/ro");
     check(&fleet)?;
+    tells_of_changes(&fleet)?;
     digest(&fleet)?;
     cannot_be_made_writable(&fleet, "9p", "trans=virtio,version=9p2000.L")?;
     stop(&fleet, "foo")
@@ -167,7 +183,7 @@ fn a_kernel_without_9p_makes_a_degraded_instance_that_names_the_mount() -> Outco
 }
 
 fn sshfs(fleet: &Fleet) -> Result<String, Failed> {
-    mounting(&format!("mountType: reverse-sshfs\n{}", entries(fleet)))
+    mounting(&format!("mountType: reverse-sshfs\nmountInotify: true\n{}", entries(fleet)))
 }
 
 /// The mount points over ssh, as the guest has them.
@@ -187,6 +203,7 @@ fn reverse_sshfs_shows_directories_and_only_them() -> Outcome {
     boot(&fleet, "foo", FAST_BOOT)?;
     same!(mounted(&fleet)?, BOTH.replace("/mnt/ro", "/mnt/fresh\n/mnt/ro"));
     check(&fleet)?;
+    tells_of_changes(&fleet)?;
     follows_inside_alone(&fleet)?;
     digest(&fleet)?;
     // Bytes, whatever they mean.

@@ -315,8 +315,10 @@ fn b39_kernel_and_image_are_of_one_processor() {
 }
 
 #[test]
-fn b40_a_playbook_is_not_run_on_the_host() {
-    assert_refused("provision: [{mode: ansible, playbook: /nonexistent}]", &["provision[0].mode", "ansible"]);
+fn b40_a_playbook_is_a_file_of_the_host() {
+    assert_refused("provision: [{mode: ansible, playbook: site.yml}]", &["provision[0].playbook", "absolute"]);
+    assert_refused("provision: [{mode: ansible}]", &["provision[0].playbook"]);
+    assert!(load_text("images: [{location: /}]\nprovision: [{mode: ansible, playbook: /site.yml}]").is_ok());
 }
 
 fn assert_rule_refused(rule: &str, words: &[&str]) {

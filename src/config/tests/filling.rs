@@ -176,11 +176,3 @@ fn deprecated_fields_are_moved_and_warned_of() {
     assert!(accepted("cpuType: {}\nrosetta: {enabled: ~}").warnings.is_empty());
     assert_eq!(loaded.warnings[1], "line 3, column 1: rosetta: deprecated, use vmOpts.vz.rosetta");
 }
-
-#[test]
-fn what_is_not_done_yet_is_said() {
-    let told = accepted("mounts: [{location: /a}]\nmountInotify: true").warnings;
-    let why = "line 2, column 1: mountInotify: changes on the host are not announced in the guest yet by limafs";
-    assert_eq!(told, [why]);
-    assert!(accepted("mounts: [{location: /a}]\nportForwards: [{guestPort: 80}]").warnings.is_empty());
-}

@@ -44,8 +44,8 @@ fn check_provision(field: &str, provision: &Provision, faults: &mut Remarks) {
             expression(&format!("{field}.expression"), text(&provision.expression), faults);
             one_of(faults, &format!("{field}.format"), provision.format.as_deref(), FORMATS);
         }
-        // A playbook would run on this host with the rights of whoever wrote the document into the tree.
-        "ansible" => faults.add(format!("{field}.mode"), "ansible runs a playbook on this host, which limafs does not"),
+        // Whether this host may run it is for others to ask.
+        "ansible" => absolute(faults, format!("{field}.playbook"), text(&provision.playbook)),
         _ if provision.script.as_ref().is_none_or(Blob::is_empty) => {
             faults.add(format!("{field}.script"), "must not be empty");
         }

@@ -20,6 +20,7 @@ use super::drained::drained;
 use super::rules::{Listener, Proto};
 use crate::hostagent::guest::Scene;
 use crate::hostagent::line::Line;
+use crate::hostagent::mounts::changes::{self, Share};
 use crate::hostagent::state;
 
 /// Where Lima's agent listens, and ours.
@@ -55,6 +56,8 @@ pub struct Patience {
 pub struct Agent {
     pub patience: Patience,
     pub line: Arc<Line>,
+    /// Of whose changes the guest is told.
+    pub shares: Arc<[Share]>,
     pub scene: watch::Receiver<Scene>,
     pub heard: watch::Sender<Heard>,
     pub tell: mpsc::Sender<state::Event>,
@@ -144,7 +147,8 @@ impl Agent {
         }
         tokio::select! {
             ended = self.follow(events) => ended,
-            ended = clock::keep(client, self.scene.clone()) => ended,
+            ended = clock::keep(client.clone(), self.scene.clone()) => ended,
+            never = changes::tell(client, Arc::clone(&self.shares)) => match never {},
         }
     }
 

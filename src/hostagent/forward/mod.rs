@@ -33,6 +33,7 @@ use tokio_util::either::Either;
 
 use super::guest::Scene;
 use super::line::Line;
+use super::mounts::changes::{Share, shares};
 use super::state::Event;
 use super::steps::Prepared;
 use crate::status::Forward;
@@ -58,6 +59,8 @@ pub struct Wishes {
     plain: bool,
     by_ssh: bool,
     patience: Patience,
+    /// Of whose changes the guest is told.
+    shares: Arc<[Share]>,
     /// How long a peer by UDP may be silent.
     idle: Duration,
 }
@@ -68,7 +71,7 @@ impl Wishes {
         let plain = prepared.is_plain();
         let by_ssh = std::env::var_os(BY_SSH).is_some_and(|value| value == "true" || value == "1");
         let rules = Rules::new(configured, prepared.facts.ssh_local_port, plain);
-        Self { rules, plain, by_ssh, patience: PATIENCE, idle: datagrams::IDLE }
+        Self { rules, plain, by_ssh, patience: PATIENCE, shares: shares(&prepared.config), idle: datagrams::IDLE }
     }
 }
 
@@ -85,12 +88,12 @@ pub async fn run(wishes: Wishes, company: Company) {
     let Company { line, scene, forwards, tell } = company;
     line.session().await;
     let heard = watch::Sender::new(Heard::default());
-    let (plain, patience) = (wishes.plain, wishes.patience);
+    let (plain, patience, shares) = (wishes.plain, wishes.patience, Arc::clone(&wishes.shares));
     let forwarding = forward(wishes, line.login().clone(), heard.subscribe(), forwards);
     match plain {
         true => forwarding.await,
         false => {
-            let agent = Agent { patience, line, scene, heard, tell };
+            let agent = Agent { patience, line, shares, scene, heard, tell };
             tokio::join!(agent.keep(), forwarding);
         }
     }

@@ -7,6 +7,7 @@
 //! ```
 //! Never takes a guest's word for a path, and never tells of a mount that it was not told of by the guest.
 
+pub mod changes;
 mod keep;
 pub mod sftp;
 

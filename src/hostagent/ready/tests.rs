@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
-use crate::hostagent::actor::Facts;
+use crate::hostagent::facts::Facts;
 use crate::hostagent::line::Line;
 use crate::hostagent::mounts::Mounts;
 use crate::hostagent::ssh::tests::connect;

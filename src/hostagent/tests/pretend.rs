@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use crate::agent::{self, Heard};
 use crate::error::{Error, Result};
-use crate::hostagent::actor::{End, Facts, Request};
+use crate::hostagent::actor::{End, Request};
+use crate::hostagent::facts::Facts;
 use crate::hostagent::mounts::Mounts;
 use crate::hostagent::state::{Event, Step};
 use crate::hostagent::steps::{Prepared, Steps};

@@ -76,6 +76,7 @@ impl World {
             plain: setting.plain,
             by_ssh: setting.by_ssh,
             patience: Patience { first: patience, later: patience },
+            shares: Arc::from([]),
             idle: setting.idle.unwrap_or(LONG),
         };
         tasks.spawn(run(wishes, Company { line, scene: look, forwards: forwards_to, tell }));

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, StatVfs, Timespec, Timestamps, fchmod, fchown, fstat,
-    fstatvfs, fsync, ftruncate, futimens, statat,
+    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, StatVfs, Timespec, Timestamps, UTIME_OMIT, fchmod, fchown,
+    fstat, fstatvfs, fsync, ftruncate, futimens, statat,
 };
 use rustix::io::{Errno, Result, pread, pwrite};
 use rustix::process::{Gid, Uid};
@@ -152,7 +152,7 @@ fn set_path(tree: &Tree, path: &[u8], attrs: &Attrs) -> Result<()> {
         tree.set_mode(path, mode(attrs.mode, 0))?;
     }
     match attrs.times {
-        Some(times) => tree.set_times(path, &timestamps(times)),
+        Some(times) => tree.set_times(path, &timestamps(times, &tree.stat(path, false)?)),
         None => Ok(()),
     }
 }
@@ -168,14 +168,19 @@ fn set_file(file: &OwnedFd, attrs: &Attrs) -> Result<()> {
         fchmod(file, mode(attrs.mode, 0))?;
     }
     match attrs.times {
-        Some(times) => futimens(file, &timestamps(times)),
+        Some(times) => futimens(file, &timestamps(times, &fstat(file)?)),
         None => Ok(()),
     }
 }
 
-fn timestamps((access, modification): (u32, u32)) -> Timestamps {
-    let time = |seconds: u32| Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
-    Timestamps { last_access: time(access), last_modification: time(modification) }
+/// What the protocol says in whole seconds takes no fraction away from a time that is within the same second: a guest
+/// that was told of a change, and touches the file for that, would make it older than it is.
+fn timestamps((access, modification): (u32, u32), present: &Stat) -> Timestamps {
+    let time = |seconds: u32, known: i64| match i64::from(seconds) == known {
+        true => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        false => Timespec { tv_sec: seconds.into(), tv_nsec: 0 },
+    };
+    Timestamps { last_access: time(access, present.st_atime), last_modification: time(modification, present.st_mtime) }
 }
 
 /// The next names of a directory; the end of it is a status.

@@ -81,10 +81,15 @@ async fn attributes_are_those_of_the_file() {
         mtime: Some(4_000_000_000),
         ..FileAttributes::empty()
     };
-    client.set_metadata("file", set).await.unwrap();
+    client.set_metadata("file", set.clone()).await.unwrap();
     let there = served.path("file").metadata().unwrap();
     assert_eq!(there.permissions().mode() & 0o7777, 0o640);
     assert_eq!((there.atime(), there.mtime()), (1_000_000_000, 4_000_000_000));
+    // A time within the same second keeps its fraction.
+    let exact = std::time::UNIX_EPOCH + std::time::Duration::from_millis(4_000_000_000_250);
+    fs::File::options().write(true).open(served.path("file")).unwrap().set_modified(exact).unwrap();
+    client.set_metadata("file", set).await.unwrap();
+    assert_eq!(served.path("file").metadata().unwrap().modified().unwrap(), exact);
 }
 
 #[tokio::test]
