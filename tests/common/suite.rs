@@ -12,13 +12,19 @@ pub struct Case {
     pub run: fn() -> Outcome,
     /// Why this machine cannot run it; `None` when it can.
     pub lacks: fn() -> Option<String>,
+    /// Skipped, and no failure, even where its group is required: the distribution has not what it needs.
+    pub optional: bool,
 }
 
-/// `cases![module::test, ...]`, or `cases![needing(reason_fn): module::test, ...]` for tests with needs of their own.
+/// `cases![module::test, ...]`, or `cases![needing(reason_fn): module::test, ...]` for tests with needs of their own, or
+/// `optional(...)` where the set-up cannot install what they need.
 #[macro_export]
 macro_rules! cases {
     (needing($lacks:expr): $($test:path),* $(,)?) => {
-        vec![$($crate::common::Case { name: stringify!($test), run: $test, lacks: $lacks }),*]
+        vec![$($crate::common::Case { name: stringify!($test), run: $test, lacks: $lacks, optional: false }),*]
+    };
+    (optional($lacks:expr): $($test:path),* $(,)?) => {
+        vec![$($crate::common::Case { name: stringify!($test), run: $test, lacks: $lacks, optional: true }),*]
     };
     ($($test:path),* $(,)?) => { $crate::cases![needing(|| None): $($test),*] };
 }
@@ -34,10 +40,10 @@ pub fn run(group: &str, lacks: Option<String>, threads: usize, cases: Vec<Case>)
 }
 
 fn trial(group: &str, required: bool, lacks: Option<String>, case: Case) -> Trial {
-    let Case { name, run, lacks: own } = case;
+    let Case { name, run, lacks: own, optional } = case;
     match lacks.or_else(own) {
         None => Trial::test(name, run),
-        Some(why) if required => {
+        Some(why) if required && !optional => {
             let why = format!("cannot run here: {why} (LIMAFS_REQUIRE asks for {group})");
             Trial::test(name, move || Err(why.into()))
         }
