@@ -210,6 +210,7 @@ def boots(guest, rounds=3):
     one = Fleet()
     one.mount()
     one.create("foo", f"""vmType: qemu
+containerd: {{user: false}}
 cpus: 1
 memory: 256MiB
 disk: 4GiB

@@ -15,6 +15,7 @@ def guest_files(guest, size=64, rounds=3):
     one = Fleet()
     one.mount()
     one.create("foo", f"""vmType: qemu
+containerd: {{user: false}}
 cpus: 1
 memory: 256MiB
 disk: 4GiB

@@ -108,6 +108,7 @@ def forwards(guest, private_kib, cpu_seconds, window=20):
     one = Fleet()
     one.mount()
     one.create("foo", f"""vmType: qemu
+containerd: {{user: false}}
 cpus: 1
 memory: 256MiB
 disk: 4GiB

@@ -149,7 +149,10 @@ impl Known {
             self.ended.insert(id);
         } else if let Some(line) = jobs::small(dir, name, CMD)? {
             let has_pid = jobs::small(dir, name, PID)?.is_some();
-            self.fresh.push((id.clone(), line));
+            // One that ran is never run again, even where a guest that was cut off has lost all there was of it.
+            if !has_pid {
+                self.fresh.push((id.clone(), line));
+            }
             self.active.insert(name.clone(), Active { id, has_pid, since: Instant::now() });
         }
         Ok(())

@@ -152,7 +152,7 @@ fn a_guest_without_a_kernel_of_its_own_boots_by_its_firmware() -> Outcome {
     let fleet = Fleet::mounted()?;
     let dir = crate::common::suite::guest_dir().ok_or("no guest")?;
     let head = format!(
-        "vmType: qemu\nmemory: 256MiB\ncpus: 1\ndisk: 4GiB\nmounts: []\nimages: [{{location: {}/fast.qcow2}}]\n",
+        "vmType: qemu\nmemory: 256MiB\ncpus: 1\ndisk: 4GiB\nmounts: []\ncontainerd: {{user: false}}\nimages: [{{location: {}/fast.qcow2}}]\n",
         dir.display()
     );
     fleet.create("uefi", &head)?;

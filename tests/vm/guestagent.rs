@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use limafs_guestagent::client::{self, Client};
-use limafs_guestagent::proto::{Event, IpPort};
+use limafs_guestagent::proto::IpPort;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::common::shell::Job;
-use crate::common::{Case, Failed, Fleet, Outcome, secs, wait_for};
+use crate::common::{Case, Failed, Fleet, Outcome, secs, wait_for, wait_until};
 use crate::guest::{FAST_BOOT, FULL_BOOT, boot, fast, full, ssh, stop};
 use crate::{cases, ensure, same};
 
@@ -76,28 +76,14 @@ fn x14_the_agent_tells_what_listens_and_systemd_restarts_it() -> Outcome {
     same!(ssh(&fleet, "foo", &format!("stat -c '%a %U' {SOCKET}"))?, format!("600 {user}"));
     ensure!(has(&info(&fleet, "foo")?, 22), "the list has no sshd");
 
-    // A listener of the guest's sshd, made while somebody listens to the events.
-    let _forward = forward(&fleet, "foo", "")?;
-    let socket = fleet.root().join("ga.sock");
-    block_on(async {
-        let mut client = connect(&socket).await?;
-        let mut events = client.events().await?;
-        let listen =
-            format!("exec ssh -F foo/ssh.config -N -o ControlPath=none -R 127.0.0.1:{PORT}:127.0.0.1:1 lima-foo");
-        let mut listener = None;
-        loop {
-            let event: Event = events.message().await?.ok_or("the stream of events ended")?;
-            if listener.is_none() {
-                listener = Some(fleet.start(&listen)?);
-            }
-            if has(&event.added_local_ports, PORT) {
-                break;
-            }
-        }
-        drop(listener);
-        while !has(&events.message().await?.ok_or("the stream of events ended")?.removed_local_ports, PORT) {}
-        Ok(())
-    })?;
+    // A listener of the guest's sshd is seen by the hostagent, which alone follows the agent's events.
+    let listen = format!("exec ssh -F foo/ssh.config -N -o ControlPath=none -R 127.0.0.1:{PORT}:127.0.0.1:1 lima-foo");
+    let listener = fleet.start(&listen)?;
+    let shown = || fleet.read("foo/ports").contains(&format!("127.0.0.1:{PORT} "));
+    wait_until("the listener in ports", secs(60), shown)?;
+    ensure!(has(&info(&fleet, "foo")?, PORT), "the list lacks the listener");
+    drop(listener);
+    wait_until("the listener's end", secs(60), || !shown())?;
 
     let pid = "systemctl show -p MainPID --value lima-guestagent";
     let before = ssh(&fleet, "foo", pid)?;

@@ -97,6 +97,8 @@ fn jobs_outlive_mount_and_hostagent_and_their_results_the_vm() -> Outcome {
     );
     same!(fleet.read("foo/jobs/c/exit"), "");
 
+    // The guest is cut off next; what it has not written by then is not there afterwards.
+    ssh(&fleet, "foo", "sync")?;
     fleet.ok("echo kill > foo/state")?;
     fleet.wait_state("foo", "Stopped", STOP)?;
     same!(fleet.read("foo/jobs/b/stdout"), printed);
