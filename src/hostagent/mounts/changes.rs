@@ -9,13 +9,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{self, StreamExt};
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use limafs_driver::{Config, Mount};
 use limafs_guestagent::client::Client;
 use limafs_guestagent::proto;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -80,6 +81,9 @@ async fn watch(shares: &[Share], send: &mpsc::Sender<proto::Inotify>) -> io::Res
     let mut told: HashMap<PathBuf, SystemTime> = HashMap::new();
     loop {
         for path in watcher.next().await? {
+            if mend(&path, &told) {
+                continue;
+            }
             let Some(time) = news(&path, &told) else { continue };
             if told.len() >= TOLD_MAX {
                 told.clear();
@@ -100,6 +104,22 @@ fn news(path: &Path, told: &HashMap<PathBuf, SystemTime>) -> Option<SystemTime> 
     let time = meta.modified().ok()?;
     let apart = |known: &SystemTime| time.duration_since(*known).unwrap_or_else(|error| error.duration());
     told.get(path).is_none_or(|known| apart(known) >= SAME).then_some(time)
+}
+
+/// Gives a file the fraction of its second back that the guest's touch has cut off: 9p and SFTP carry whole seconds.
+/// Says whether it did.
+fn mend(path: &Path, told: &HashMap<PathBuf, SystemTime>) -> bool {
+    let Some(known) = told.get(path) else { return false };
+    let Ok(since) = known.duration_since(UNIX_EPOCH) else { return false };
+    let now = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+    let is_cut =
+        since.subsec_nanos() > 0 && now.is_ok_and(|now| now == UNIX_EPOCH + Duration::from_secs(since.as_secs()));
+    let time = |sec: u64, nsec| Timespec { tv_sec: i64::try_from(sec).unwrap_or(i64::MAX), tv_nsec: nsec };
+    let times = Timestamps {
+        last_access: time(0, UTIME_OMIT),
+        last_modification: time(since.as_secs(), since.subsec_nanos().into()),
+    };
+    is_cut && utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 impl Share {
@@ -291,6 +311,25 @@ mod tests {
         let time = fs::metadata(&file).unwrap().modified().unwrap();
         fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
         assert!(timeout(Duration::from_millis(300), told.recv()).await.is_err(), "told again");
+    }
+
+    #[tokio::test]
+    async fn a_touch_that_cuts_the_second_is_mended_and_not_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_tasks, mut told) = watched(dir.path());
+        let file = dir.path().join("a");
+        until_told(&mut told, &file, "/g/a").await;
+        let set = |millis| {
+            let time = UNIX_EPOCH + Duration::from_millis(millis);
+            fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        };
+        set(1_700_000_000_250);
+        assert!(timeout(LONG, told.recv()).await.unwrap().is_some());
+        while timeout(Duration::from_millis(300), told.recv()).await.is_ok() {}
+        set(1_700_000_000_000);
+        assert!(timeout(Duration::from_millis(500), told.recv()).await.is_err(), "told");
+        let now = file.metadata().unwrap().modified().unwrap();
+        assert_eq!(now, UNIX_EPOCH + Duration::from_millis(1_700_000_000_250));
     }
 
     #[tokio::test]
