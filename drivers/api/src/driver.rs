@@ -1,4 +1,5 @@
-//! The driver trait. Its words are Lima 2.2's; `attach`, `pause`, `resume` and `reset` are ours.
+//! The driver trait. Its words are Lima 2.2's; `about`, `health`, `attach`, `pause`, `resume`, `reset`, `suspend`,
+//! `screenshot`, `memory` and `resize` are ours.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::{Error, Instance, Result};
+use crate::{About, Error, Health, Instance, Result};
 
 /// Runs VMs of one kind, one instance per value.
 ///
@@ -17,6 +18,16 @@ use crate::{Error, Instance, Result};
 pub trait Driver: Send + Sync {
     /// What this driver is; answered before any `configure`.
     fn info(&self) -> Info;
+
+    /// What the choice of a driver goes by. Touches nothing.
+    fn about(&self) -> About {
+        About::default()
+    }
+
+    /// Whether this machine can run VMs with this driver, found by really trying. Needs no `configure`.
+    async fn health(&self) -> Health {
+        Health::working(String::new())
+    }
 
     /// Remembers the instance, fills the driver's own defaults into its configuration and refuses what it
     /// cannot run. May be called again at any time; the last one counts for the next `start`.
@@ -62,6 +73,84 @@ pub trait Driver: Send + Sync {
         Err(self.unsupported("reset"))
     }
 
+    /// Saves the running VM to the instance directory and ends it; the next `start` goes on where it was.
+    /// A failure leaves the VM running.
+    async fn suspend(&self) -> Result<()> {
+        Err(self.unsupported("suspend"))
+    }
+
+    /// Snapshots of the instance, running or not; oldest first.
+    async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        Err(self.unsupported("snapshot"))
+    }
+
+    /// Takes a snapshot, with the VM's memory when it runs. A `tag` that there is already is refused.
+    async fn create_snapshot(&self, _tag: &str) -> Result<()> {
+        Err(self.unsupported("snapshot"))
+    }
+
+    /// Goes back to a snapshot. A running VM goes on from there when the snapshot has its memory.
+    async fn apply_snapshot(&self, _tag: &str) -> Result<()> {
+        Err(self.unsupported("snapshot"))
+    }
+
+    async fn delete_snapshot(&self, _tag: &str) -> Result<()> {
+        Err(self.unsupported("snapshot"))
+    }
+
+    /// The display as it is now: a PNG file's bytes.
+    async fn screenshot(&self) -> Result<Vec<u8>> {
+        Err(self.unsupported("screenshot"))
+    }
+
+    /// What the guest makes of its memory.
+    async fn memory(&self) -> Result<Memory> {
+        Err(self.unsupported("memory statistics"))
+    }
+
+    /// Gives the running VM so many CPUs and so many bytes of memory. What the machine cannot change while it
+    /// runs is refused whole: then nothing has changed.
+    async fn resize(&self, _cpus: u32, _memory: u64) -> Result<()> {
+        Err(self.unsupported("resize"))
+    }
+
+    /// Whether the guest agent is to be reached over ssh, at its unix socket in the guest.
+    async fn forward_guest_agent(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Makes `ga.sock` in the instance directory lead to the guest agent, before it returns. Called before each
+    /// connection; nothing to do where the agent is reached over ssh.
+    async fn guest_agent_conn(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the driver has to do before the guest's ssh can be reached.
+    async fn additional_setup_for_ssh(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Opens the VM's window.
+    async fn run_gui(&self) -> Result<()> {
+        Err(self.unsupported("gui"))
+    }
+
+    /// Sets the password of the VNC display.
+    async fn change_display_password(&self, _password: &str) -> Result<()> {
+        Err(self.unsupported("display password"))
+    }
+
+    /// Where the VNC display really is: a TCP port in decimal.
+    async fn display_connection(&self) -> Result<String> {
+        Err(self.unsupported("display"))
+    }
+
+    /// What `limactl list` shows: `instance` with its `status` as the driver knows it, everything else kept.
+    /// An empty `status` lets the host decide by its pid files. Needs no `configure`.
+    async fn inspect_status(&self, instance: Instance) -> Result<Instance> {
+        Ok(instance)
+    }
+
     /// Removes what `create` made outside the instance directory.
     async fn delete(&self) -> Result<()> {
         Ok(())
@@ -89,6 +178,34 @@ pub struct Vm {
     pub accelerator: Option<Accelerator>,
     /// Ends with [`VmEvent::Exited`]. Bounded; the driver drops `Boot` lines rather than wait.
     pub events: mpsc::Receiver<VmEvent>,
+}
+
+/// A snapshot of an instance's disk, and of its memory when it ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Snapshot {
+    pub tag: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Bytes of the saved VM state; 0 when only the disk was saved.
+    pub vm_size: u64,
+}
+
+/// A guest's memory, in bytes. What is not known is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Memory {
+    /// What the VM has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// What the guest could give to a new program without swapping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub free: Option<u64>,
+    /// Page cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caches: Option<u64>,
 }
 
 /// What executes the guest's instructions, and why it is this one.

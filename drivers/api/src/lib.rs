@@ -5,12 +5,14 @@ mod blob;
 mod config;
 mod driver;
 mod error;
+mod health;
 mod instance;
 #[cfg(feature = "schema")]
 mod schema;
 
 pub use blob::Blob;
 pub use config::*;
-pub use driver::{Accelerator, Driver, Features, Info, Vm, VmEvent};
+pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, Vm, VmEvent};
 pub use error::{Error, Result};
+pub use health::{About, Health, Priority};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};
