@@ -55,21 +55,29 @@ impl Registry {
 
     /// The driver for an instance that names none, tried out as far as the choice depends on it.
     pub async fn choose(&self) -> Choice {
-        let mut known: Vec<Known> = self.find().into_iter().map(|found| Known { found, tried: None }).collect();
-        if drivers::is_open(&known) {
-            let mut trials = JoinSet::new();
-            for (index, driver) in known.iter().enumerate() {
-                let (registry, found) = (self.clone(), driver.found.clone());
-                trials.spawn(async move { (index, registry.try_out(found).await) });
-            }
-            while let Some(done) = trials.join_next().await {
-                // One that fell over stays untried.
-                if let Ok((index, tried)) = done {
-                    known[index].tried = Some(tried);
-                }
+        let known = self.untried();
+        if drivers::is_open(&known) { drivers::choose(&self.survey().await) } else { drivers::choose(&known) }
+    }
+
+    /// All drivers, each tried, all at the same time.
+    pub async fn survey(&self) -> Vec<Known> {
+        let mut known = self.untried();
+        let mut trials = JoinSet::new();
+        for (index, driver) in known.iter().enumerate() {
+            let (registry, found) = (self.clone(), driver.found.clone());
+            trials.spawn(async move { (index, registry.try_out(found).await) });
+        }
+        while let Some(done) = trials.join_next().await {
+            // One that fell over stays untried.
+            if let Ok((index, tried)) = done {
+                known[index].tried = Some(tried);
             }
         }
-        drivers::choose(&known)
+        known
+    }
+
+    fn untried(&self) -> Vec<Known> {
+        self.find().into_iter().map(|found| Known { found, tried: None }).collect()
     }
 }
 

@@ -169,8 +169,9 @@ async fn tried(script: &str) -> Tried {
 
 #[tokio::test]
 async fn a_program_of_ours_says_how_it_is_and_what_it_is() {
-    let answer = r#"{"installed":true,"healthy":true,"version":"9.1","default":true,"priority":"preferred",
-        "aliases":["b"],"name":"a","features":{"dynamicSSHAddress":true}}"#;
+    let answer = r#"{"health":{"installed":true,"healthy":true,"version":"9.1"},
+        "about":{"default":true,"priority":"preferred","aliases":["b"]},
+        "info":{"name":"a","features":{"dynamicSSHAddress":true}}}"#;
     let tried = tried(&format!("[ \"$*\" = --health ] || exit 3\necho hello >&2\ncat <<'X'\n{answer}\nX")).await;
     let (health, words) = (tried.health.unwrap(), tried.words.unwrap());
     assert!(health.installed && health.healthy);
@@ -185,7 +186,9 @@ async fn limas_own_programs_say_nothing_and_nonsense_is_no_answer() {
     let lima = tried("echo 'flag provided but not defined: -health' >&2; exit 2").await;
     assert!(lima.health.is_none() && lima.words.is_none());
     assert_eq!(lima.log, ["flag provided but not defined: -health"]);
-    for script in ["echo '{}'", "echo garbage", "head -c 300000 /dev/zero", "echo '{\"healthy\":true}'; exit 1"] {
+    for script in
+        ["echo '{}'", "echo garbage", "head -c 300000 /dev/zero", "echo '{\"health\":{\"healthy\":true}}'; exit 1"]
+    {
         assert!(tried(script).await.health.is_none(), "{script}");
     }
 }
@@ -215,7 +218,9 @@ async fn s25_a_program_is_tried_in_a_minimal_environment() {
 async fn the_choice_asks_programs_and_takes_the_best() {
     let dir = tempfile::tempdir().unwrap();
     let says = |name: &str, priority: &str, healthy: bool| {
-        let answer = format!(r#"{{"installed":true,"healthy":{healthy},"default":true,"priority":"{priority}"}}"#);
+        let answer = format!(
+            r#"{{"health":{{"installed":true,"healthy":{healthy}}},"about":{{"default":true,"priority":"{priority}"}}}}"#
+        );
         write(&dir.path().join(format!("lima-driver-{name}")), &format!("#!/bin/sh\necho '{answer}'\n"), 0o755);
     };
     says("best", "highly-preferred", true);

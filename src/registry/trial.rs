@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use limafs_driver::{Driver, Health};
+use limafs_driver::{Driver, Health, Report};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -102,9 +102,10 @@ fn judge(heard: &Heard, status: Option<ExitStatus>) -> Tried {
 
 fn parse(answer: &[u8]) -> Option<(Health, Words)> {
     let value: serde_json::Value = serde_json::from_slice(answer).ok()?;
-    value.get("healthy")?;
-    let health = serde_json::from_value(value.clone()).ok()?;
-    Some((health, serde_json::from_value(value).ok()?))
+    // Every field has a default, so that some other object would do as well.
+    value.get("health")?.get("healthy")?;
+    let Report { info, about, health } = serde_json::from_value(value).ok()?;
+    Some((health, Words { about, info }))
 }
 
 fn lines(bytes: &[u8]) -> Vec<String> {

@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod disks;
 mod documents;
+mod drivers;
 mod foreign;
 mod guest;
 mod images;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     all.extend(config::cases());
     all.extend(users::cases());
     all.extend(disks::cases());
+    all.extend(drivers::cases());
     all.extend(images::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }

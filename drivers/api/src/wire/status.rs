@@ -79,9 +79,7 @@ fn error_told(told: Told, operation: &'static str) -> Error {
         Told::NotRunning => Error::NotRunning,
         Told::Failed { what, why } => Error::Failed { what: sentence(&what), why: sentence(&why) },
         Told::Timeout { what, seconds } => Error::Timeout { what: sentence(&what), seconds },
-        Told::Io { path, number: Some(number), .. } => {
-            Error::Io { path, source: io::Error::from_raw_os_error(number) }
-        }
+        Told::Io { path, number: Some(number), .. } => Error::Io { path, source: io::Error::from_raw_os_error(number) },
         Told::Io { path, number: None, why } => Error::Io { path, source: io::Error::other(sentence(&why)) },
     }
 }
