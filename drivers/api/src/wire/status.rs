@@ -1,9 +1,11 @@
 //! Errors of drivers on the wire: a sentence for everybody, and its parts for a host of ours.
 
+#[cfg(feature = "client")]
 use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "server")]
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
