@@ -16,6 +16,7 @@ mod images;
 mod knobs;
 mod lifecycle;
 mod names;
+mod outside;
 mod pending;
 mod reading;
 mod scratch;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     all.extend(users::cases());
     all.extend(disks::cases());
     all.extend(drivers::cases());
+    all.extend(outside::cases());
     all.extend(images::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }
