@@ -185,6 +185,25 @@ pub fn record(dir: &Path) -> Option<Record> {
     serde_json::from_slice(&text).ok()
 }
 
+/// The driver that an instance stays with although no document names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing was made for it yet.
+    Nothing,
+    /// The one that Lima takes: it has a disk, and nobody wrote down who made it.
+    Limas,
+    Named(String),
+}
+
+/// Of the instance in `dir` with this record.
+pub fn kept_driver(dir: &Path, record: Option<&Record>) -> Kept {
+    match record.map(|record| &record.driver).filter(|driver| !driver.is_empty()) {
+        Some(driver) => Kept::Named(driver.clone()),
+        None if dir.join(names::DISK).exists() => Kept::Limas,
+        None => Kept::Nothing,
+    }
+}
+
 /// Writes the record; durable when it returns.
 pub fn set_record(dir: &Path, record: &Record) -> Result<()> {
     let json = serde_json::to_vec(record).map_err(|error| Error::failed("limafs.json", error))?;
@@ -236,4 +255,37 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 /// Makes what changed in a directory lasting.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_that_made_the_disk_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = |driver: Option<&str>| {
+            let record = driver.map(|driver| Record {
+                state: State::Stopped,
+                goal: Goal::Stopped,
+                since: Timestamp::UNIX_EPOCH,
+                boot_id: String::new(),
+                driver: driver.into(),
+                driver_pid: None,
+                iid: String::new(),
+                ssh_local_port: 0,
+                dns: None,
+                started: None,
+                step: None,
+                errors: Vec::new(),
+            });
+            kept_driver(dir.path(), record.as_ref())
+        };
+        assert_eq!(kept(None), Kept::Nothing);
+        assert_eq!(kept(Some("")), Kept::Nothing);
+        assert_eq!(kept(Some("vz")), Kept::Named("vz".into()));
+        fs::write(dir.path().join(names::DISK), "").unwrap();
+        assert_eq!((kept(None), kept(Some(""))), (Kept::Limas, Kept::Limas));
+        assert_eq!(kept(Some("vz")), Kept::Named("vz".into()));
+    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::layers::Layer;
 use super::parse::parse;
 use super::*;
+use crate::drivers;
 use crate::host::HostUser;
 
 const IMAGES: &str = "images: [{location: /}]\n";
@@ -19,6 +20,7 @@ fn host() -> Host {
         memory: 16 << 30,
         timezone: "Europe/Berlin".into(),
         machine_id: "0123456789abcdef".into(),
+        drivers: Default::default(),
     }
 }
 
