@@ -10,10 +10,11 @@ use limafs_driver::{Error, Firmware as FirmwareConfig, Instance, Result};
 
 use crate::command_line::Boot;
 use crate::machine::{Firmware, Machine};
-use crate::names;
+use crate::program::Program;
+use crate::{descriptors, names};
 
-/// Decides how the instance boots. Lima's order of places.
-pub(crate) fn find(instance: &Instance, machine: &Machine, program: &Path) -> Result<Boot> {
+/// Decides how the instance boots. Lima's order of places, then what distributions describe.
+pub(crate) fn find(instance: &Instance, machine: &Machine, program: &Program) -> Result<Boot> {
     if let Some(boot) = kernel(&instance.dir)? {
         return Ok(boot);
     }
@@ -21,28 +22,42 @@ pub(crate) fn find(instance: &Instance, machine: &Machine, program: &Path) -> Re
     if machine.has_bios && config.legacy_bios == Some(true) {
         return Ok(Boot::BuiltIn);
     }
-    let (name, places, package) = match machine.firmware {
-        Firmware::BuiltIn => return Ok(Boot::BuiltIn),
-        Firmware::Flash { name, places, package } => (name, places, package),
-        Firmware::Loader { places, package } => ("", places, package),
-    };
+    let Some(firmware) = &machine.firmware else { return Ok(Boot::BuiltIn) };
     let own = instance.dir.join(names::FIRMWARE);
-    if !own.exists() && wants_own(&config, &instance.arch) {
+    if own.exists() {
+        return flash(own, firmware);
+    }
+    if wants_own(&config, &instance.arch) {
         return Err(Error::Missing {
             what: names::FIRMWARE.into(),
             fix: "firmware.images has not been downloaded".into(),
         });
     }
-    let shared = if name.is_empty() { Vec::new() } else { shared(program, name) };
-    let mut all = [own].into_iter().chain(shared).chain(places.iter().map(PathBuf::from));
-    let found = all.find(|path| path.exists()).ok_or_else(|| Error::Missing {
+    if let Some(image) = flash_image(machine, firmware, program) {
+        return flash(image, firmware);
+    }
+    let mut loaders = firmware.loaders.iter().map(PathBuf::from);
+    let loader = loaders.find(|path| path.exists()).ok_or_else(|| Error::Missing {
         what: format!("firmware for {}", machine.arch),
-        fix: format!("apt-get install {package}"),
+        fix: format!("apt-get install {}", firmware.package),
     })?;
-    Ok(match machine.firmware {
-        Firmware::Loader { .. } => Boot::Kernel { kernel: found, append: None, initrd: None },
-        _ => Boot::Flash(found),
-    })
+    Ok(Boot::Kernel { kernel: loader, append: None, initrd: None })
+}
+
+/// An image that does not fill the flash is put into memory instead, where the machine can do that.
+fn flash(image: PathBuf, firmware: &Firmware) -> Result<Boot> {
+    let size = fs::metadata(&image).map_err(Error::io(&image))?.len();
+    let fits = firmware.flash_size.is_none_or(|flash| flash == size);
+    Ok(if fits { Boot::Flash(image) } else { Boot::Bios(image) })
+}
+
+fn flash_image(machine: &Machine, firmware: &Firmware, program: &Program) -> Option<PathBuf> {
+    if program.version < firmware.flash_since {
+        return None;
+    }
+    let path = Path::new(&program.words[0]);
+    let mut places = shared(path, firmware.name).into_iter().chain(firmware.flash.iter().map(PathBuf::from));
+    places.find(|path| path.exists()).or_else(|| descriptors::flash_image(&descriptors::places(path), machine))
 }
 
 /// Boots the instance's own kernel if it has one; then no firmware is needed.
@@ -77,9 +92,15 @@ fn shared(program: &Path, name: &str) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::machine;
+    use crate::program::Version;
 
     fn instance(dir: &Path) -> Instance {
         Instance { dir: dir.into(), arch: "x86_64".into(), ..Instance::default() }
+    }
+
+    fn found(instance: &Instance, arch: &str) -> Result<Boot> {
+        let words = vec!["/q/bin/qemu".into()];
+        find(instance, machine::find(arch).unwrap(), &Program { words, version: Version(7, 2, 0), sandbox: true })
     }
 
     #[test]
@@ -87,9 +108,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("kernel"), "").unwrap();
         fs::write(dir.path().join("kernel.cmdline"), "root=/dev/vda1 quiet\n").unwrap();
-        let boot = find(&instance(dir.path()), machine::find("x86_64").unwrap(), Path::new("/q/bin/qemu")).unwrap();
         let append = Some("root=/dev/vda1 quiet".into());
-        assert_eq!(boot, Boot::Kernel { kernel: dir.path().join("kernel"), append, initrd: None });
+        let boot = Boot::Kernel { kernel: dir.path().join("kernel"), append, initrd: None };
+        for machine in machine::MACHINES {
+            assert_eq!(found(&instance(dir.path()), machine.arch).unwrap(), boot);
+        }
     }
 
     #[test]
@@ -97,10 +120,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut instance = instance(dir.path());
         instance.config.firmware = Some(FirmwareConfig { legacy_bios: Some(true), images: None });
-        let boot = |machine| find(&instance, machine::find(machine).unwrap(), Path::new("/q/bin/qemu"));
-        assert_eq!(boot("x86_64").unwrap(), Boot::BuiltIn);
         fs::write(dir.path().join("qemu-efi-code.fd"), "").unwrap();
-        assert_eq!(boot("aarch64").unwrap(), Boot::Flash(dir.path().join("qemu-efi-code.fd")));
+        for arch in ["x86_64", "armv7l", "ppc64le", "s390x"] {
+            assert_eq!(found(&instance, arch).unwrap(), Boot::BuiltIn, "{arch}");
+        }
+        assert_ne!(found(&instance, "aarch64").unwrap(), Boot::BuiltIn);
+    }
+
+    #[test]
+    fn an_image_that_does_not_fill_the_flash_of_arm_is_loaded_into_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("qemu-efi-code.fd");
+        fs::write(&image, "short").unwrap();
+        assert_eq!(found(&instance(dir.path()), "aarch64").unwrap(), Boot::Bios(image.clone()));
+        assert_eq!(found(&instance(dir.path()), "x86_64").unwrap(), Boot::Flash(image.clone()));
+        fs::File::options().write(true).open(&image).unwrap().set_len(64 << 20).unwrap();
+        assert_eq!(found(&instance(dir.path()), "aarch64").unwrap(), Boot::Flash(image));
     }
 
     #[test]
@@ -109,7 +144,7 @@ mod tests {
         let mut instance = instance(dir.path());
         let images = Some(vec![Default::default()]);
         instance.config.firmware = Some(FirmwareConfig { legacy_bios: None, images });
-        let error = find(&instance, machine::find("x86_64").unwrap(), Path::new("/q/bin/qemu")).unwrap_err();
+        let error = found(&instance, "x86_64").unwrap_err();
         assert_eq!(error.to_string(), "qemu-efi-code.fd is missing: firmware.images has not been downloaded");
     }
 }
