@@ -7,6 +7,7 @@ mod boot;
 mod containerd;
 mod disks;
 mod files;
+mod foreign;
 mod forwards;
 mod guest;
 mod guestagent;
@@ -31,5 +32,6 @@ fn main() -> ExitCode {
     all.extend(networks::cases());
     all.extend(guestagent::cases());
     all.extend(forwards::cases());
+    all.extend(foreign::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

@@ -64,18 +64,26 @@ pub(crate) enum Link {
     Socket(PathBuf),
 }
 
+/// What boots the guest; the machine's own firmware where nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Boot {
+    pub firmware: Option<Image>,
+    /// The instance's own, or a boot loader in its place.
+    pub kernel: Option<Kernel>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Boot {
-    /// The machine's own firmware finds the boot loader.
-    BuiltIn,
+pub(crate) enum Image {
     Flash(PathBuf),
     /// In the place of the machine's own firmware.
     Bios(PathBuf),
-    Kernel {
-        kernel: PathBuf,
-        append: Option<OsString>,
-        initrd: Option<PathBuf>,
-    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    pub kernel: PathBuf,
+    pub append: Option<OsString>,
+    pub initrd: Option<PathBuf>,
 }
 
 /// A host directory shown to the guest over 9p.
@@ -161,20 +169,20 @@ fn translation_cache_mib(memory_mib: u64) -> u64 {
 }
 
 fn boot(line: &mut Line, plan: &Plan) {
-    match &plan.boot {
-        Boot::BuiltIn => {}
-        Boot::Flash(file) => {
+    match &plan.boot.firmware {
+        None => {}
+        Some(Image::Flash(file)) => {
             line.props("-drive", Props::new("if=pflash,format=raw,readonly=on").set("file", file));
         }
-        Boot::Bios(file) => line.option("-bios", file),
-        Boot::Kernel { kernel, append, initrd } => {
-            line.option("-kernel", kernel);
-            if let Some(append) = append {
-                line.option("-append", append);
-            }
-            if let Some(initrd) = initrd {
-                line.option("-initrd", initrd);
-            }
+        Some(Image::Bios(file)) => line.option("-bios", file),
+    }
+    if let Some(Kernel { kernel, append, initrd }) = &plan.boot.kernel {
+        line.option("-kernel", kernel);
+        if let Some(append) = append {
+            line.option("-append", append);
+        }
+        if let Some(initrd) = initrd {
+            line.option("-initrd", initrd);
         }
     }
     if plan.machine.has_bios {

@@ -13,7 +13,7 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
         memory_mib: 4096,
         name: "foo".into(),
         dir: "/h/foo".into(),
-        boot: Boot::BuiltIn,
+        boot: Boot::default(),
         disk: Format::Qcow2,
         disks: vec![],
         has_iso: false,

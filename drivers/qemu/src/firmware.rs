@@ -8,47 +8,46 @@ use std::path::{Path, PathBuf};
 
 use limafs_driver::{Error, Firmware as FirmwareConfig, Instance, Result};
 
-use crate::command_line::Boot;
+use crate::command_line::{Boot, Image, Kernel};
 use crate::machine::{Firmware, Machine};
 use crate::program::Program;
 use crate::{descriptors, names};
 
 /// Decides how the instance boots. Lima's order of places, then what distributions describe.
 pub(crate) fn find(instance: &Instance, machine: &Machine, program: &Program) -> Result<Boot> {
-    if let Some(boot) = kernel(&instance.dir)? {
-        return Ok(boot);
-    }
+    let kernel = kernel(&instance.dir)?;
     let config = instance.config.firmware.clone().unwrap_or_default();
-    if machine.has_bios && config.legacy_bios == Some(true) {
-        return Ok(Boot::BuiltIn);
-    }
-    let Some(firmware) = &machine.firmware else { return Ok(Boot::BuiltIn) };
-    let own = instance.dir.join(names::FIRMWARE);
-    if own.exists() {
-        return flash(own, firmware);
-    }
-    if wants_own(&config, &instance.arch) {
+    let is_legacy = machine.has_bios && config.legacy_bios == Some(true);
+    let Some(firmware) = machine.firmware.as_ref().filter(|firmware| match kernel {
+        Some(_) => firmware.starts_kernels,
+        None => !is_legacy,
+    }) else {
+        return Ok(Boot { firmware: None, kernel });
+    };
+    let own = Some(instance.dir.join(names::FIRMWARE)).filter(|own| own.exists());
+    if own.is_none() && wants_own(&config, &instance.arch) {
         return Err(Error::Missing {
             what: names::FIRMWARE.into(),
             fix: "firmware.images has not been downloaded".into(),
         });
     }
-    if let Some(image) = flash_image(machine, firmware, program) {
-        return flash(image, firmware);
+    if let Some(image) = own.or_else(|| flash_image(machine, firmware, program)) {
+        return Ok(Boot { firmware: Some(flash(image, firmware)?), kernel });
     }
-    let mut loaders = firmware.loaders.iter().map(PathBuf::from);
-    let loader = loaders.find(|path| path.exists()).ok_or_else(|| Error::Missing {
+    let loader = || firmware.loaders.iter().map(PathBuf::from).find(|path| path.exists());
+    let loader = || loader().map(|kernel| Kernel { kernel, append: None, initrd: None });
+    let kernel = kernel.or_else(loader).ok_or_else(|| Error::Missing {
         what: format!("firmware for {}", machine.arch),
         fix: format!("apt-get install {}", firmware.package),
     })?;
-    Ok(Boot::Kernel { kernel: loader, append: None, initrd: None })
+    Ok(Boot { firmware: None, kernel: Some(kernel) })
 }
 
 /// An image that does not fill the flash is put into memory instead, where the machine can do that.
-fn flash(image: PathBuf, firmware: &Firmware) -> Result<Boot> {
+fn flash(image: PathBuf, firmware: &Firmware) -> Result<Image> {
     let size = fs::metadata(&image).map_err(Error::io(&image))?.len();
     let fits = firmware.flash_size.is_none_or(|flash| flash == size);
-    Ok(if fits { Boot::Flash(image) } else { Boot::Bios(image) })
+    Ok(if fits { Image::Flash(image) } else { Image::Bios(image) })
 }
 
 fn flash_image(machine: &Machine, firmware: &Firmware, program: &Program) -> Option<PathBuf> {
@@ -60,8 +59,8 @@ fn flash_image(machine: &Machine, firmware: &Firmware, program: &Program) -> Opt
     places.find(|path| path.exists()).or_else(|| descriptors::flash_image(&descriptors::places(path), machine))
 }
 
-/// Boots the instance's own kernel if it has one; then no firmware is needed.
-fn kernel(dir: &Path) -> Result<Option<Boot>> {
+/// The instance's own kernel, if it has one.
+fn kernel(dir: &Path) -> Result<Option<Kernel>> {
     let file = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
     let Some(kernel) = file(names::KERNEL) else { return Ok(None) };
     let append = match file(names::KERNEL_CMDLINE) {
@@ -70,7 +69,7 @@ fn kernel(dir: &Path) -> Result<Option<Boot>> {
     };
     let append =
         append.map(|bytes| OsString::from_vec(bytes.trim_ascii().to_vec())).filter(|text| !text.as_bytes().is_empty());
-    Ok(Some(Boot::Kernel { kernel, append, initrd: file(names::INITRD) }))
+    Ok(Some(Kernel { kernel, append, initrd: file(names::INITRD) }))
 }
 
 fn wants_own(config: &FirmwareConfig, arch: &str) -> bool {
@@ -109,10 +108,23 @@ mod tests {
         fs::write(dir.path().join("kernel"), "").unwrap();
         fs::write(dir.path().join("kernel.cmdline"), "root=/dev/vda1 quiet\n").unwrap();
         let append = Some("root=/dev/vda1 quiet".into());
-        let boot = Boot::Kernel { kernel: dir.path().join("kernel"), append, initrd: None };
+        let kernel = Kernel { kernel: dir.path().join("kernel"), append, initrd: None };
         for machine in machine::MACHINES {
-            assert_eq!(found(&instance(dir.path()), machine.arch).unwrap(), boot);
+            let found = found(&instance(dir.path()), machine.arch).unwrap();
+            assert_eq!(found.kernel.as_ref(), Some(&kernel));
+            assert!(found.firmware.is_none() || machine.arch == "aarch64", "{found:?}");
         }
+    }
+
+    #[test]
+    fn on_aarch64_firmware_starts_the_kernel_of_the_instance_where_there_is_any() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("qemu-efi-code.fd");
+        fs::write(dir.path().join("kernel"), "").unwrap();
+        fs::write(&image, "").unwrap();
+        let found = found(&instance(dir.path()), "aarch64").unwrap();
+        assert!(found.kernel.is_some());
+        assert_eq!(found.firmware, Some(Image::Bios(image)));
     }
 
     #[test]
@@ -122,9 +134,9 @@ mod tests {
         instance.config.firmware = Some(FirmwareConfig { legacy_bios: Some(true), images: None });
         fs::write(dir.path().join("qemu-efi-code.fd"), "").unwrap();
         for arch in ["x86_64", "armv7l", "ppc64le", "s390x"] {
-            assert_eq!(found(&instance, arch).unwrap(), Boot::BuiltIn, "{arch}");
+            assert_eq!(found(&instance, arch).unwrap(), Boot::default(), "{arch}");
         }
-        assert_ne!(found(&instance, "aarch64").unwrap(), Boot::BuiltIn);
+        assert_ne!(found(&instance, "aarch64").unwrap(), Boot::default());
     }
 
     #[test]
@@ -132,10 +144,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("qemu-efi-code.fd");
         fs::write(&image, "short").unwrap();
-        assert_eq!(found(&instance(dir.path()), "aarch64").unwrap(), Boot::Bios(image.clone()));
-        assert_eq!(found(&instance(dir.path()), "x86_64").unwrap(), Boot::Flash(image.clone()));
+        let firmware = |arch| found(&instance(dir.path()), arch).unwrap().firmware.unwrap();
+        assert_eq!(firmware("aarch64"), Image::Bios(image.clone()));
+        assert_eq!(firmware("x86_64"), Image::Flash(image.clone()));
         fs::File::options().write(true).open(&image).unwrap().set_len(64 << 20).unwrap();
-        assert_eq!(found(&instance(dir.path()), "aarch64").unwrap(), Boot::Flash(image));
+        assert_eq!(firmware("aarch64"), Image::Flash(image));
     }
 
     #[test]

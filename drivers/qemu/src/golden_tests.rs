@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use limafs_driver::{Accelerator, DataDisk, Instance};
 
-use crate::command_line::{Boot, Plan, Share, command_line};
+use crate::command_line::{Boot, Image, Kernel, Plan, Share, command_line};
 use crate::display::{Display, Sound};
 use crate::image::Format;
 use crate::program::{self, Version};
@@ -34,7 +34,7 @@ fn plain(arch: &str, dir: &Path) -> Plan {
         memory_mib: 512,
         name: "foo".into(),
         dir: dir.into(),
-        boot: Boot::BuiltIn,
+        boot: Boot::default(),
         disk: Format::Qcow2,
         disks: vec![],
         has_iso: false,
@@ -90,12 +90,13 @@ fn under_kvm(mut plan: Plan) -> Plan {
 }
 
 fn cases(dir: &Path) -> Vec<(&'static str, Plan)> {
-    let flash = || Boot::Flash("/firmware/code.fd".into());
-    let loader = || Boot::Kernel { kernel: "/firmware/loader.elf".into(), append: None, initrd: None };
-    let kernel = || Boot::Kernel {
-        kernel: dir.join("kernel"),
-        append: Some("root=/dev/vda1 quiet".into()),
-        initrd: Some(dir.join("initrd")),
+    let flash = || Boot { firmware: Some(Image::Flash("/firmware/code.fd".into())), kernel: None };
+    let bios = || Boot { firmware: Some(Image::Bios("/firmware/code.fd".into())), kernel: None };
+    let loader = || Kernel { kernel: "/firmware/loader.elf".into(), append: None, initrd: None };
+    let loader = || Boot { firmware: None, kernel: Some(loader()) };
+    let kernel = |boot: Boot| {
+        let (kernel, initrd) = (dir.join("kernel"), Some(dir.join("initrd")));
+        Boot { kernel: Some(Kernel { kernel, append: Some("root=/dev/vda1 quiet".into()), initrd }), ..boot }
     };
     let plain = |arch| plain(arch, dir);
     vec![
@@ -105,12 +106,13 @@ fn cases(dir: &Path) -> Vec<(&'static str, Plan)> {
         ("x86_64-desktop", desktop(plain("x86_64"), false)),
         ("x86_64-desktop-9.0", desktop(of_version(plain("x86_64"), Version(9, 0, 0)), true)),
         ("aarch64", with_share(booting(plain("aarch64"), flash()))),
-        ("aarch64-kernel", booting(plain("aarch64"), kernel())),
-        ("aarch64-bios-disks", with_disks(booting(plain("aarch64"), Boot::Bios("/firmware/code.fd".into())))),
+        ("aarch64-kernel", booting(plain("aarch64"), kernel(flash()))),
+        ("aarch64-bios-disks", with_disks(booting(plain("aarch64"), bios()))),
         ("aarch64-desktop", desktop(booting(plain("aarch64"), flash()), false)),
         ("armv7l", desktop(with_share(booting(plain("armv7l"), flash())), false)),
         ("riscv64", desktop(with_disks(booting(plain("riscv64"), loader())), false)),
         ("riscv64-9.0", booting(of_version(plain("riscv64"), Version(9, 0, 0)), flash())),
+        ("s390x-kernel", booting(plain("s390x"), kernel(Boot::default()))),
         ("ppc64le", desktop(with_share(with_disks(plain("ppc64le"))), false)),
         ("s390x", desktop(with_share(with_disks(plain("s390x"))), false)),
     ]
@@ -173,18 +175,19 @@ fn make_files(dir: &Path) {
 /// The same VM as the program of this machine would run it: its version, CPU and firmware.
 async fn real(mut plan: Plan) -> Option<Plan> {
     let program = program::find(plan.machine).await.inspect_err(|error| skip(&error.to_string())).ok()?;
-    let own = plan.dir.join("own");
-    if matches!(&plan.boot, Boot::Bios(_)) {
+    let instance = Instance { arch: plan.machine.arch.into(), dir: plan.dir.join("own"), ..Instance::default() };
+    fs::create_dir(&instance.dir).unwrap();
+    if matches!(&plan.boot.firmware, Some(Image::Bios(_))) {
         // One that was downloaded and does not fill the flash.
-        fs::create_dir(&own).unwrap();
-        fs::write(own.join("qemu-efi-code.fd"), "firmware").unwrap();
+        fs::write(instance.dir.join("qemu-efi-code.fd"), "firmware").unwrap();
     }
-    let instance = Instance { arch: plan.machine.arch.into(), dir: own, ..Instance::default() };
-    let is_given = matches!(&plan.boot, Boot::BuiltIn) || matches!(&plan.boot, Boot::Kernel { append: Some(_), .. });
-    if !is_given {
-        plan.boot =
-            firmware::find(&instance, plan.machine, &program).inspect_err(|error| skip(&error.to_string())).ok()?;
+    let (own, loader): (Vec<_>, Vec<_>) =
+        plan.boot.kernel.take().into_iter().partition(|kernel| kernel.initrd.is_some());
+    if plan.boot.firmware.is_some() || !loader.is_empty() {
+        let found = firmware::find(&instance, plan.machine, &program);
+        plan.boot = found.inspect_err(|error| skip(&error.to_string())).ok()?;
     }
+    plan.boot.kernel = own.into_iter().next().or(plan.boot.kernel);
     let tcg = Accelerator { name: "tcg".into(), reason: String::new() };
     plan.cpu = plan::cpu(&instance, plan.machine, &program, &tcg).unwrap();
     plan.accelerator = tcg.name;

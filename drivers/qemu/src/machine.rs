@@ -57,14 +57,23 @@ pub(crate) struct Firmware {
     pub flash_since: Version,
     /// Bytes of flash where an image of another size is loaded by `-bios`.
     pub flash_size: Option<u64>,
+    /// Whether it also starts an instance's own kernel, which then finds ACPI and its power button.
+    pub starts_kernels: bool,
     /// Boot loaders passed with `-kernel`.
     pub loaders: &'static [&'static str],
     /// Debian package of it.
     pub package: &'static str,
 }
 
-const UEFI: Firmware =
-    Firmware { name: "", flash: &[], flash_since: Version(0, 0, 0), flash_size: None, loaders: &[], package: "" };
+const UEFI: Firmware = Firmware {
+    name: "",
+    flash: &[],
+    flash_since: Version(0, 0, 0),
+    flash_size: None,
+    starts_kernels: false,
+    loaders: &[],
+    package: "",
+};
 
 /// Both flash banks of Arm's `virt`.
 const ARM_FLASH: Option<u64> = Some(64 << 20);
@@ -141,6 +150,7 @@ pub(crate) const MACHINES: &[Machine] = &[
                 "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
             ],
             flash_size: ARM_FLASH,
+            starts_kernels: true,
             package: "qemu-efi-aarch64",
             ..UEFI
         }),

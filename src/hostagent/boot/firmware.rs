@@ -13,7 +13,7 @@ use crate::{images, names};
 /// Fetches the first of `firmware.images` that can be had. What is there already is kept.
 pub async fn fetch(config: &Config, dir: &Path, tell: &mpsc::Sender<Event>) -> Result<()> {
     let path = dir.join(names::FIRMWARE);
-    if path.exists() || dir.join(names::KERNEL).exists() {
+    if path.exists() {
         return Ok(());
     }
     let mut failures = Vec::new();
