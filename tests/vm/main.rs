@@ -5,6 +5,7 @@ mod common;
 
 mod boot;
 mod containerd;
+mod devices;
 mod disks;
 mod files;
 mod foreign;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     all.extend(provision::cases());
     all.extend(containerd::cases());
     all.extend(disks::cases());
+    all.extend(devices::cases());
     all.extend(mounts::cases());
     all.extend(files::cases());
     all.extend(jobs::cases());
