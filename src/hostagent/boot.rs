@@ -4,6 +4,7 @@
 mod agent;
 mod archive;
 mod disks;
+mod firmware;
 mod guest;
 mod image;
 mod mounts;
@@ -206,6 +207,7 @@ impl Boot {
             ssh::pin::remove(&self.dir.join(names::KNOWN_HOSTS))?;
         }
         image::fetch(config, &self.dir, tell).await?;
+        firmware::fetch(config, &self.dir, tell).await?;
         step(tell, "making the disk").await;
         Ok(driver.create_disk().await?)
     }

@@ -3,6 +3,7 @@
 
 mod actor;
 mod boot;
+mod display;
 mod dns;
 mod events;
 mod facts;

@@ -9,6 +9,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::actor::Actor;
+use super::display;
 use super::guest::{Company, Scene};
 use super::state::{Action, Call, Phase};
 use super::steps::Prepared;
@@ -110,10 +111,16 @@ impl Actor {
     }
 
     fn launch(&mut self) {
-        let Some(driver) = self.driver() else { return };
+        let Some(prepared) = self.prepared.clone() else { return };
+        let dir = self.dir.clone();
         self.tasks.spawn(Slot::Boot, async move {
             let late = || Error::Timeout { what: "starting the VM".into(), seconds: LAUNCH.as_secs() };
-            Ok(Done::Launched(timeout(LAUNCH, driver.start()).await.map_err(|_| late())??))
+            let starting = async {
+                let vm = prepared.driver.start().await?;
+                display::open(&*prepared.driver, &prepared.config, &dir).await?;
+                Ok(Done::Launched(vm))
+            };
+            timeout(LAUNCH, starting).await.map_err(|_| late())?
         });
     }
 

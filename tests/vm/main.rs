@@ -5,8 +5,10 @@ mod common;
 
 mod boot;
 mod containerd;
+mod devices;
 mod disks;
 mod files;
+mod foreign;
 mod forwards;
 mod guest;
 mod guestagent;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     all.extend(provision::cases());
     all.extend(containerd::cases());
     all.extend(disks::cases());
+    all.extend(devices::cases());
     all.extend(mounts::cases());
     all.extend(files::cases());
     all.extend(jobs::cases());
@@ -31,5 +34,6 @@ fn main() -> ExitCode {
     all.extend(networks::cases());
     all.extend(guestagent::cases());
     all.extend(forwards::cases());
+    all.extend(foreign::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
 }

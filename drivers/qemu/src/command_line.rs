@@ -1,20 +1,20 @@
 //! The QEMU command line of a [`Plan`]. Pure: looks at no file and starts nothing.
 //!
-//! Every value that comes from a configuration or a path goes through [`Props::set`], which doubles commas, so that
-//! it stays one value. The format of every drive is written out, so that QEMU never guesses one from bytes that a
-//! guest wrote.
+//! The format of every drive is written out, so that QEMU never guesses one from bytes that a guest wrote. Values go
+//! through `words::Props`.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use limafs_driver::DataDisk;
 
+use crate::display::{Display, Sound};
 use crate::image::Format;
 use crate::machine::Machine;
 use crate::names;
 use crate::program::Version;
 use crate::virtiofsd;
+use crate::words::{Line, Props, doubled, join};
 
 /// The `-sandbox` that every QEMU gets which has one.
 pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -45,22 +45,45 @@ pub(crate) struct Plan {
     pub data_disks: Vec<DataDisk>,
     pub ssh_port: u16,
     pub mac: String,
-    /// Beside the first: control directories of switches, and MAC addresses.
-    pub networks: Vec<(PathBuf, String)>,
+    /// Beside the first: where they lead, and MAC addresses.
+    pub networks: Vec<(Link, String)>,
     pub shares: Vec<Share>,
     pub virtiofs: Vec<virtiofsd::Share>,
+    pub display: Display,
+    pub sound: Option<Sound>,
+    /// The device that is the guest's TPM.
+    pub tpm: Option<&'static str>,
+}
+
+/// What a network card is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// Control directory of a switch.
+    Switch(PathBuf),
+    /// A socket whose owner speaks QEMU's stream of packets.
+    Socket(PathBuf),
+}
+
+/// What boots the guest; the machine's own firmware where nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Boot {
+    pub firmware: Option<Image>,
+    /// The instance's own, or a boot loader in its place.
+    pub kernel: Option<Kernel>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Boot {
-    /// The machine's own firmware finds the boot loader.
-    BuiltIn,
+pub(crate) enum Image {
     Flash(PathBuf),
-    Kernel {
-        kernel: PathBuf,
-        append: Option<OsString>,
-        initrd: Option<PathBuf>,
-    },
+    /// In the place of the machine's own firmware.
+    Bios(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    pub kernel: PathBuf,
+    pub append: Option<OsString>,
+    pub initrd: Option<PathBuf>,
 }
 
 /// A host directory shown to the guest over 9p.
@@ -86,8 +109,15 @@ pub(crate) fn command_line(plan: &Plan) -> Vec<OsString> {
     network(&mut line, plan);
     consoles(&mut line, plan);
     extras(&mut line, plan);
-    for share in &plan.shares {
-        nine_p(&mut line, share);
+    screen(&mut line, plan);
+    if let Some(card) = &plan.sound {
+        sound(&mut line, plan, card);
+    }
+    if let Some(device) = plan.tpm {
+        tpm(&mut line, plan, device);
+    }
+    for (index, share) in plan.shares.iter().enumerate() {
+        nine_p(&mut line, index, share);
     }
     for (index, share) in plan.virtiofs.iter().enumerate() {
         virtiofs(&mut line, index, share);
@@ -109,6 +139,11 @@ fn processor(line: &mut Line, plan: &Plan) {
         line.option("-machine", "memory-backend=virtiofs-shm");
     }
     line.option("-cpu", &plan.cpu);
+    if let Some((version, option)) = machine.machine_since
+        && plan.version >= version
+    {
+        line.option("-machine", option);
+    }
     if plan.accelerator == "tcg" {
         line.option("-machine", join(&[machine.machine, machine.tcg_machine]));
         let cache = format!("tb-size={}", translation_cache_mib(plan.memory_mib));
@@ -134,19 +169,20 @@ fn translation_cache_mib(memory_mib: u64) -> u64 {
 }
 
 fn boot(line: &mut Line, plan: &Plan) {
-    match &plan.boot {
-        Boot::BuiltIn => {}
-        Boot::Flash(file) => {
+    match &plan.boot.firmware {
+        None => {}
+        Some(Image::Flash(file)) => {
             line.props("-drive", Props::new("if=pflash,format=raw,readonly=on").set("file", file));
         }
-        Boot::Kernel { kernel, append, initrd } => {
-            line.option("-kernel", kernel);
-            if let Some(append) = append {
-                line.option("-append", append);
-            }
-            if let Some(initrd) = initrd {
-                line.option("-initrd", initrd);
-            }
+        Some(Image::Bios(file)) => line.option("-bios", file),
+    }
+    if let Some(Kernel { kernel, append, initrd }) = &plan.boot.kernel {
+        line.option("-kernel", kernel);
+        if let Some(append) = append {
+            line.option("-append", append);
+        }
+        if let Some(initrd) = initrd {
+            line.option("-initrd", initrd);
         }
     }
     if plan.machine.has_bios {
@@ -214,9 +250,15 @@ fn network(line: &mut Line, plan: &Plan) {
         let props = props.set("netdev", "net0").set("mac", &plan.mac);
         if has_rom { props.set("romfile", "") } else { props }
     });
-    for (index, (switch, mac)) in (1..).zip(&plan.networks) {
+    for (index, (link, mac)) in (1..).zip(&plan.networks) {
         let id = format!("net{index}");
-        line.props("-netdev", Props::new("vde").set("id", &id).set("sock", switch));
+        let netdev = match link {
+            Link::Switch(switch) => Props::new("vde").set("id", &id).set("sock", switch),
+            Link::Socket(path) => {
+                Props::new("stream").set("id", &id).set("server", "off").set("addr.type", "unix").set("addr.path", path)
+            }
+        };
+        line.props("-netdev", netdev);
         line.virtio("virtio-net", |props| {
             let props = props.set("netdev", &id).set("mac", mac);
             if has_rom { props.set("romfile", "") } else { props }
@@ -247,21 +289,63 @@ fn extras(line: &mut Line, plan: &Plan) {
     }
     line.virtio("virtio-rng", |props| props);
     line.virtio("virtio-balloon", |props| props.set("id", "balloon0"));
-    if let Some(panic) = plan.machine.panic.filter(|_| plan.version >= Version(6, 0, 0)) {
+    if plan.version >= Version(6, 0, 0) {
         // A panic is only told of: whether the guest then restarts is for the guest to say.
-        line.option("-device", panic);
+        if let Some(panic) = plan.machine.panic {
+            line.option("-device", panic);
+        }
         line.option("-action", "panic=none");
     }
-    line.option("-display", "none");
-    line.option("-vga", "none");
 }
 
-fn nine_p(line: &mut Line, share: &Share) {
-    let props = Props::new("local")
-        .set("mount_tag", &share.tag)
-        .set("path", &share.path)
-        .set("security_model", &share.security_model);
-    line.props("-virtfs", if share.writable { props } else { props.set("readonly", "on") });
+fn screen(line: &mut Line, plan: &Plan) {
+    let pointer = match &plan.display {
+        Display::None => {
+            line.option("-display", "none");
+            line.option("-vga", "none");
+            return;
+        }
+        Display::Window(window) => {
+            line.option("-display", window);
+            "virtio-mouse"
+        }
+        // A tablet tells where it is, so that there is one cursor only.
+        Display::Vnc(address) => {
+            line.option("-display", format!("vnc={address},password=on"));
+            "virtio-tablet"
+        }
+    };
+    match plan.machine.gpu {
+        "virtio-gpu" => line.virtio("virtio-gpu", |props| props),
+        gpu => line.option("-device", gpu),
+    }
+    line.virtio("virtio-keyboard", |props| props);
+    line.virtio(pointer, |props| props);
+}
+
+fn sound(line: &mut Line, plan: &Plan, sound: &Sound) {
+    line.props("-audiodev", Props::new(&sound.driver).set("id", "snd0"));
+    if sound.is_virtio && plan.version >= Version(8, 2, 0) {
+        line.virtio("virtio-sound", |props| props.set("audiodev", "snd0"));
+    } else {
+        line.option("-device", "ich9-intel-hda");
+        line.option("-device", "hda-output,audiodev=snd0");
+    }
+}
+
+fn tpm(line: &mut Line, plan: &Plan, device: &str) {
+    line.props("-chardev", Props::new("socket").set("id", "chrtpm").set("path", plan.dir.join(names::SWTPM_SOCK)));
+    line.option("-tpmdev", "emulator,id=tpm0,chardev=chrtpm");
+    line.props("-device", Props::new(device).set("tpmdev", "tpm0"));
+}
+
+/// Not `-virtfs`, which knows one bus only.
+fn nine_p(line: &mut Line, index: usize, share: &Share) {
+    let id = format!("share-{index}");
+    let props =
+        Props::new("local").set("id", &id).set("path", &share.path).set("security_model", &share.security_model);
+    line.props("-fsdev", if share.writable { props } else { props.set("readonly", "on") });
+    line.virtio("virtio-9p", |props| props.set("fsdev", &id).set("mount_tag", &share.tag));
 }
 
 fn virtiofs(line: &mut Line, index: usize, share: &virtiofsd::Share) {
@@ -286,55 +370,6 @@ fn socket(plan: &Plan, id: &str, file: &str) -> Props {
 /// Appending, so that the log can be cut while QEMU writes it.
 fn logged_socket(line: &mut Line, plan: &Plan, id: &str, file: &str, log: &str) {
     line.props("-chardev", socket(plan, id, file).set("logfile", plan.dir.join(log)).set("logappend", "on"));
-}
-
-struct Line {
-    words: Vec<OsString>,
-    bus: &'static str,
-}
-
-impl Line {
-    fn flag(&mut self, flag: &str) {
-        self.words.push(flag.into());
-    }
-
-    fn option(&mut self, flag: &str, value: impl AsRef<OsStr>) {
-        self.flag(flag);
-        self.words.push(value.as_ref().into());
-    }
-
-    fn props(&mut self, flag: &str, props: Props) {
-        self.option(flag, props.0);
-    }
-
-    fn virtio(&mut self, device: &str, fill: impl FnOnce(Props) -> Props) {
-        let props = fill(Props::new(&format!("{device}-{}", self.bus)));
-        self.props("-device", props);
-    }
-}
-
-/// `first,key=value,...` as QEMU parses it.
-struct Props(OsString);
-
-impl Props {
-    fn new(first: &str) -> Self {
-        Self(first.into())
-    }
-
-    fn set(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
-        self.0.push(format!(",{key}="));
-        self.0.push(doubled(value.as_ref()));
-        self
-    }
-}
-
-fn doubled(value: &OsStr) -> OsString {
-    let bytes = value.as_bytes().iter().flat_map(|&byte| if byte == b',' { vec![b',', b','] } else { vec![byte] });
-    OsString::from_vec(bytes.collect())
-}
-
-fn join(words: &[&str]) -> String {
-    words.iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! What of a configuration this driver takes: fills its own defaults and refuses what it would have to ignore. Pure.
 
+use std::path::Path;
+
 use limafs_driver::{Config, Error, Instance, Result, StringMap, mount_tag};
 use serde::Deserialize;
 
 use crate::command_line::Share;
+use crate::display::Display;
 use crate::machine::{self, Machine};
 use crate::program::Version;
-use crate::{names, virtiofsd};
+use crate::{display, names, virtiofsd};
 
 /// Lima's, and QEMU's most.
 const QUEUE_SIZE: i64 = 1024;
@@ -28,6 +31,11 @@ pub(crate) fn configure(mut instance: Instance) -> Result<Instance> {
     }
     check_size(&instance)?;
     refuse_unsupported(&instance.config)?;
+    display::display(&instance.config)?;
+    display::sound(&instance.config, machine)?;
+    if instance.config.tpm == Some(true) && machine.tpm.is_none() {
+        return Err(Error::invalid("tpm", format!("there is none for {}", machine.arch)));
+    }
     let config = &mut instance.config;
     if config.mount_type.as_deref().is_none_or(|kind| kind.is_empty() || kind == "default") {
         let has_9p = !config.mount_types_unsupported.iter().flatten().any(|kind| kind == "9p");
@@ -102,22 +110,22 @@ fn check_size(instance: &Instance) -> Result<()> {
 
 fn refuse_unsupported(config: &Config) -> Result<()> {
     let refuse = |field: &str| Err(Error::invalid(field, "not supported yet by the QEMU driver of limafs"));
-    let text = |value: &Option<String>| value.clone().filter(|value| !value.is_empty() && value != "none");
-    let audio = config.audio.as_ref().and_then(|audio| text(&audio.device));
-    let display = config.video.as_ref().and_then(|video| text(&video.display));
     if let Some(os) = config.os.as_deref().filter(|os| !["", "default", "Linux", "FreeBSD"].contains(os)) {
         return Err(Error::invalid("os", format!("{os} is not supported yet by the QEMU driver of limafs")));
     }
-    match config {
-        _ if config.networks.iter().flatten().any(|network| text(&network.socket).is_some()) => {
-            refuse("networks[].socket")
-        }
-        _ if config.networks.iter().flatten().any(|network| network.vz_nat == Some(true)) => refuse("networks[].vzNAT"),
-        _ if config.tpm == Some(true) => refuse("tpm"),
-        _ if audio.is_some() => refuse("audio.device"),
-        _ if display.is_some() => refuse("video.display"),
-        _ => Ok(()),
+    if config.networks.iter().flatten().any(|network| network.vz_nat == Some(true)) {
+        return refuse("networks[].vzNAT");
     }
+    if socket_networks(config).any(|socket| !Path::new(socket).is_absolute()) {
+        return Err(Error::invalid("networks[].socket", "must be an absolute path"));
+    }
+    Ok(())
+}
+
+/// The sockets that cards are to be connected to.
+pub(crate) fn socket_networks(config: &Config) -> impl Iterator<Item = &str> {
+    let sockets = config.networks.iter().flatten().filter_map(|network| network.socket.as_deref());
+    sockets.filter(|socket| !socket.is_empty())
 }
 
 fn has_mounts(config: &Config) -> bool {
@@ -163,6 +171,11 @@ fn warn(config: &Config, machine: &Machine) {
     if config.firmware.as_ref().and_then(|firmware| firmware.legacy_bios) == Some(true) && !machine.has_bios {
         tracing::warn!("firmware.legacyBIOS has no effect on {}", machine.arch);
     }
+    if let Ok(Display::Vnc(address)) = display::display(config)
+        && display::is_public(&address)
+    {
+        tracing::warn!("video.vnc.display {address} can be reached from other machines; VNC passwords are weak");
+    }
     if config.ssh.as_ref().and_then(|ssh| ssh.over_vsock) == Some(true) {
         tracing::warn!("ssh.overVsock has no effect under QEMU");
     }
@@ -197,11 +210,12 @@ mod tests {
     #[test]
     fn what_would_have_to_be_ignored_is_refused_by_name() {
         for (field, config) in [
-            ("networks[].socket", r#"{"networks": [{"socket": "/s"}]}"#),
+            ("networks[].socket", r#"{"networks": [{"socket": "s"}]}"#),
             ("networks[].vzNAT", r#"{"networks": [{"vzNAT": true}]}"#),
-            ("tpm", r#"{"tpm": true}"#),
-            ("audio.device", r#"{"audio": {"device": "pa"}}"#),
-            ("video.display", r#"{"video": {"display": "vnc"}}"#),
+            ("audio.device", r#"{"audio": {"device": "wav,path=/a"}}"#),
+            ("audio.interface", r#"{"audio": {"device": "pa", "interface": "ac97"}}"#),
+            ("video.display", r#"{"video": {"display": "vnc=:0"}}"#),
+            ("video.vnc.display", r#"{"video": {"display": "vnc", "vnc": {"display": "unix:/a"}}}"#),
             ("mountType", r#"{"mountType": "wsl2", "mounts": [{"location": "/a"}]}"#),
             ("mounts[0].location", r#"{"mountType": "virtiofs", "mounts": [{"location": "a"}]}"#),
             (
@@ -216,6 +230,24 @@ mod tests {
             ("os", r#"{"os": "Darwin"}"#),
         ] {
             assert!(why(config).starts_with(&format!("{field}: ")), "{field}: {}", why(config));
+        }
+    }
+
+    #[test]
+    fn b34_a_tpm_where_there_is_none_is_refused() {
+        let config = || serde_json::from_str(r#"{"tpm": true}"#).unwrap();
+        let with = |arch: &str| Instance {
+            arch: arch.into(),
+            cpus: 1,
+            memory: 1 << 30,
+            config: config(),
+            ..Instance::default()
+        };
+        for arch in ["x86_64", "aarch64", "armv7l", "riscv64"] {
+            configure(with(arch)).unwrap();
+        }
+        for arch in ["s390x", "ppc64le"] {
+            assert_eq!(configure(with(arch)).unwrap_err().to_string(), format!("tpm: there is none for {arch}"));
         }
     }
 

@@ -8,45 +8,59 @@ use std::path::{Path, PathBuf};
 
 use limafs_driver::{Error, Firmware as FirmwareConfig, Instance, Result};
 
-use crate::command_line::Boot;
+use crate::command_line::{Boot, Image, Kernel};
 use crate::machine::{Firmware, Machine};
-use crate::names;
+use crate::program::Program;
+use crate::{descriptors, names};
 
-/// Decides how the instance boots. Lima's order of places.
-pub(crate) fn find(instance: &Instance, machine: &Machine, program: &Path) -> Result<Boot> {
-    if let Some(boot) = kernel(&instance.dir)? {
-        return Ok(boot);
-    }
+/// Decides how the instance boots. Lima's order of places, then what distributions describe.
+pub(crate) fn find(instance: &Instance, machine: &Machine, program: &Program) -> Result<Boot> {
+    let kernel = kernel(&instance.dir)?;
     let config = instance.config.firmware.clone().unwrap_or_default();
-    if machine.has_bios && config.legacy_bios == Some(true) {
-        return Ok(Boot::BuiltIn);
-    }
-    let (name, places, package) = match machine.firmware {
-        Firmware::BuiltIn => return Ok(Boot::BuiltIn),
-        Firmware::Flash { name, places, package } => (name, places, package),
-        Firmware::Loader { places, package } => ("", places, package),
+    let is_legacy = machine.has_bios && config.legacy_bios == Some(true);
+    let Some(firmware) = machine.firmware.as_ref().filter(|firmware| match kernel {
+        Some(_) => firmware.starts_kernels,
+        None => !is_legacy,
+    }) else {
+        return Ok(Boot { firmware: None, kernel });
     };
-    let own = instance.dir.join(names::FIRMWARE);
-    if !own.exists() && wants_own(&config, &instance.arch) {
+    let own = Some(instance.dir.join(names::FIRMWARE)).filter(|own| own.exists());
+    if own.is_none() && wants_own(&config, &instance.arch) {
         return Err(Error::Missing {
             what: names::FIRMWARE.into(),
             fix: "firmware.images has not been downloaded".into(),
         });
     }
-    let shared = if name.is_empty() { Vec::new() } else { shared(program, name) };
-    let mut all = [own].into_iter().chain(shared).chain(places.iter().map(PathBuf::from));
-    let found = all.find(|path| path.exists()).ok_or_else(|| Error::Missing {
+    if let Some(image) = own.or_else(|| flash_image(machine, firmware, program)) {
+        return Ok(Boot { firmware: Some(flash(image, firmware)?), kernel });
+    }
+    let loader = || firmware.loaders.iter().map(PathBuf::from).find(|path| path.exists());
+    let loader = || loader().map(|kernel| Kernel { kernel, append: None, initrd: None });
+    let kernel = kernel.or_else(loader).ok_or_else(|| Error::Missing {
         what: format!("firmware for {}", machine.arch),
-        fix: format!("apt-get install {package}"),
+        fix: format!("apt-get install {}", firmware.package),
     })?;
-    Ok(match machine.firmware {
-        Firmware::Loader { .. } => Boot::Kernel { kernel: found, append: None, initrd: None },
-        _ => Boot::Flash(found),
-    })
+    Ok(Boot { firmware: None, kernel: Some(kernel) })
 }
 
-/// Boots the instance's own kernel if it has one; then no firmware is needed.
-fn kernel(dir: &Path) -> Result<Option<Boot>> {
+/// An image that does not fill the flash is put into memory instead, where the machine can do that.
+fn flash(image: PathBuf, firmware: &Firmware) -> Result<Image> {
+    let size = fs::metadata(&image).map_err(Error::io(&image))?.len();
+    let fits = firmware.flash_size.is_none_or(|flash| flash == size);
+    Ok(if fits { Image::Flash(image) } else { Image::Bios(image) })
+}
+
+fn flash_image(machine: &Machine, firmware: &Firmware, program: &Program) -> Option<PathBuf> {
+    if program.version < firmware.flash_since {
+        return None;
+    }
+    let path = Path::new(&program.words[0]);
+    let mut places = shared(path, firmware.name).into_iter().chain(firmware.flash.iter().map(PathBuf::from));
+    places.find(|path| path.exists()).or_else(|| descriptors::flash_image(&descriptors::places(path), machine))
+}
+
+/// The instance's own kernel, if it has one.
+fn kernel(dir: &Path) -> Result<Option<Kernel>> {
     let file = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
     let Some(kernel) = file(names::KERNEL) else { return Ok(None) };
     let append = match file(names::KERNEL_CMDLINE) {
@@ -55,7 +69,7 @@ fn kernel(dir: &Path) -> Result<Option<Boot>> {
     };
     let append =
         append.map(|bytes| OsString::from_vec(bytes.trim_ascii().to_vec())).filter(|text| !text.as_bytes().is_empty());
-    Ok(Some(Boot::Kernel { kernel, append, initrd: file(names::INITRD) }))
+    Ok(Some(Kernel { kernel, append, initrd: file(names::INITRD) }))
 }
 
 fn wants_own(config: &FirmwareConfig, arch: &str) -> bool {
@@ -77,9 +91,15 @@ fn shared(program: &Path, name: &str) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::machine;
+    use crate::program::Version;
 
     fn instance(dir: &Path) -> Instance {
         Instance { dir: dir.into(), arch: "x86_64".into(), ..Instance::default() }
+    }
+
+    fn found(instance: &Instance, arch: &str) -> Result<Boot> {
+        let words = vec!["/q/bin/qemu".into()];
+        find(instance, machine::find(arch).unwrap(), &Program { words, version: Version(7, 2, 0), sandbox: true })
     }
 
     #[test]
@@ -87,9 +107,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("kernel"), "").unwrap();
         fs::write(dir.path().join("kernel.cmdline"), "root=/dev/vda1 quiet\n").unwrap();
-        let boot = find(&instance(dir.path()), machine::find("x86_64").unwrap(), Path::new("/q/bin/qemu")).unwrap();
         let append = Some("root=/dev/vda1 quiet".into());
-        assert_eq!(boot, Boot::Kernel { kernel: dir.path().join("kernel"), append, initrd: None });
+        let kernel = Kernel { kernel: dir.path().join("kernel"), append, initrd: None };
+        for machine in machine::MACHINES {
+            let found = found(&instance(dir.path()), machine.arch).unwrap();
+            assert_eq!(found.kernel.as_ref(), Some(&kernel));
+            assert!(found.firmware.is_none() || machine.arch == "aarch64", "{found:?}");
+        }
+    }
+
+    #[test]
+    fn on_aarch64_firmware_starts_the_kernel_of_the_instance_where_there_is_any() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("qemu-efi-code.fd");
+        fs::write(dir.path().join("kernel"), "").unwrap();
+        fs::write(&image, "").unwrap();
+        let found = found(&instance(dir.path()), "aarch64").unwrap();
+        assert!(found.kernel.is_some());
+        assert_eq!(found.firmware, Some(Image::Bios(image)));
     }
 
     #[test]
@@ -97,10 +132,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut instance = instance(dir.path());
         instance.config.firmware = Some(FirmwareConfig { legacy_bios: Some(true), images: None });
-        let boot = |machine| find(&instance, machine::find(machine).unwrap(), Path::new("/q/bin/qemu"));
-        assert_eq!(boot("x86_64").unwrap(), Boot::BuiltIn);
         fs::write(dir.path().join("qemu-efi-code.fd"), "").unwrap();
-        assert_eq!(boot("aarch64").unwrap(), Boot::Flash(dir.path().join("qemu-efi-code.fd")));
+        for arch in ["x86_64", "armv7l", "ppc64le", "s390x"] {
+            assert_eq!(found(&instance, arch).unwrap(), Boot::default(), "{arch}");
+        }
+        assert_ne!(found(&instance, "aarch64").unwrap(), Boot::default());
+    }
+
+    #[test]
+    fn an_image_that_does_not_fill_the_flash_of_arm_is_loaded_into_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("qemu-efi-code.fd");
+        fs::write(&image, "short").unwrap();
+        let firmware = |arch| found(&instance(dir.path()), arch).unwrap().firmware.unwrap();
+        assert_eq!(firmware("aarch64"), Image::Bios(image.clone()));
+        assert_eq!(firmware("x86_64"), Image::Flash(image.clone()));
+        fs::File::options().write(true).open(&image).unwrap().set_len(64 << 20).unwrap();
+        assert_eq!(firmware("aarch64"), Image::Flash(image));
     }
 
     #[test]
@@ -109,7 +157,7 @@ mod tests {
         let mut instance = instance(dir.path());
         let images = Some(vec![Default::default()]);
         instance.config.firmware = Some(FirmwareConfig { legacy_bios: None, images });
-        let error = find(&instance, machine::find("x86_64").unwrap(), Path::new("/q/bin/qemu")).unwrap_err();
+        let error = found(&instance, "x86_64").unwrap_err();
         assert_eq!(error.to_string(), "qemu-efi-code.fd is missing: firmware.images has not been downloaded");
     }
 }

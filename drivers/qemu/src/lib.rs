@@ -11,8 +11,13 @@ mod accelerator;
 mod boot;
 mod command_line;
 mod configure;
+mod daemon;
+mod descriptors;
 mod disk;
+mod display;
 mod firmware;
+#[cfg(test)]
+mod golden_tests;
 mod health;
 mod image;
 mod kvm;
@@ -23,8 +28,11 @@ mod plan;
 mod process;
 mod program;
 mod qmp;
+mod support;
+mod swtpm;
 mod virtiofsd;
 mod vm;
+mod words;
 
 use std::fs;
 use std::io;
@@ -37,9 +45,11 @@ use async_trait::async_trait;
 use limafs_driver::{
     About, Accelerator, Driver, Error, Features, Health, Info, Instance, Priority, Result, Vm, VmEvent,
 };
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use crate::command_line::Plan;
 use crate::process::Process;
 use crate::vm::Running;
 
@@ -135,13 +145,15 @@ impl Driver for Qemu {
 
     async fn validate(&self) -> Result<()> {
         let instance = self.instance()?;
-        let program = program::find(configure::machine(&instance)?).await?;
+        let machine = configure::machine(&instance)?;
+        let program = program::find(machine).await?;
         plan::check_version(&instance, &program)?;
         if !configure::virtiofs(&instance).is_empty() {
             virtiofsd::find(Path::new(&program.words[0])).await?;
         }
         let accelerator = self.accelerator(&instance).await?;
-        program.check_accelerator(&accelerator.name).await
+        program.check_accelerator(&accelerator.name).await?;
+        support::check(&instance, machine, &program, &accelerator).await
     }
 
     async fn create_disk(&self) -> Result<()> {
@@ -169,12 +181,9 @@ impl Driver for Qemu {
         let accelerator = self.accelerator(&instance).await?;
         let plan = plan::plan(&instance, machine, program, &accelerator)?;
         clear(&instance.dir)?;
-        let daemons = match plan.virtiofs.is_empty() {
-            true => Vec::new(),
-            false => virtiofsd::start(&virtiofsd::find(Path::new(&plan.program[0])).await?, &plan.virtiofs).await?,
-        };
+        let daemons = start_daemons(&plan).await.inspect_err(|_| process::clean(&instance.dir))?;
         let started = Process::spawn(&command_line::command_line(&plan), Stdio::piped());
-        let (process, stderr) = started.inspect_err(|_| virtiofsd::clean(&instance.dir))?;
+        let (process, stderr) = started.inspect_err(|_| process::clean(&instance.dir))?;
         // Watched before anything is awaited: a start that is dropped from here on leaves a VM that is ours.
         let (running, events) = self.watch(Running::watch(process, &instance.dir, stderr, daemons));
         if let Err(error) = wait_for_answer(&running).await {
@@ -229,6 +238,18 @@ impl Driver for Qemu {
     async fn reset(&self) -> Result<()> {
         self.command("system_reset").await
     }
+
+    async fn change_display_password(&self, password: &str) -> Result<()> {
+        let running = self.running().await?.ok_or(Error::NotRunning)?;
+        running.qmp.execute("change-vnc-password", Some(json!({ "password": password }))).await.map(drop)
+    }
+
+    async fn display_connection(&self) -> Result<String> {
+        let running = self.running().await?.ok_or(Error::NotRunning)?;
+        let vnc = running.qmp.execute("query-vnc", None).await?;
+        let port = vnc["service"].as_str().filter(|port| port.parse::<u16>().is_ok());
+        port.map(str::to_owned).ok_or_else(|| Error::failed("VNC", "the VM has no such display"))
+    }
 }
 
 /// Reading every process's arguments may block on one that is stuck.
@@ -240,6 +261,18 @@ async fn find_process(dir: PathBuf) -> Result<Option<Process>> {
         Process::find(&dir)
     };
     tokio::task::spawn_blocking(find).await.map_err(|error| Error::failed("the search for QEMU", error))
+}
+
+/// Starts what serves devices of the VM beside QEMU.
+async fn start_daemons(plan: &Plan) -> Result<Vec<Process>> {
+    let mut daemons = Vec::new();
+    if !plan.virtiofs.is_empty() {
+        daemons = virtiofsd::start(&virtiofsd::find(Path::new(&plan.program[0])).await?, &plan.virtiofs).await?;
+    }
+    if plan.tpm.is_some() {
+        daemons.push(swtpm::start(swtpm::find()?, &plan.dir).await?);
+    }
+    Ok(daemons)
 }
 
 async fn wait_for_answer(running: &Running) -> Result<()> {

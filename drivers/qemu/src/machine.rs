@@ -1,5 +1,7 @@
 //! What differs between guest architectures, as one table. A new architecture is one row.
 
+use crate::program::Version;
+
 /// One guest architecture under QEMU.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Machine {
@@ -11,6 +13,8 @@ pub(crate) struct Machine {
     /// Debian package of the program.
     pub package: &'static str,
     pub machine: &'static str,
+    /// A further `-machine` option that QEMU knows from a version on.
+    pub machine_since: Option<(Version, &'static str)>,
     /// Further `-machine` options under TCG.
     pub tcg_machine: &'static str,
     pub tcg_threads: &'static str,
@@ -18,7 +22,10 @@ pub(crate) struct Machine {
     pub tcg_globals: &'static [&'static str],
     /// CPU model when the configuration names none and KVM does not run the guest.
     pub tcg_cpu: &'static str,
-    pub firmware: Firmware,
+    /// The same for QEMU before a version.
+    pub old_tcg_cpu: Option<(Version, &'static str)>,
+    /// What finds a boot loader on the disk, unless QEMU brings it.
+    pub firmware: Option<Firmware>,
     /// Whether `firmware.legacyBIOS` means anything.
     pub has_bios: bool,
     /// `pci` or `ccw`: how virtio devices are named.
@@ -26,22 +33,50 @@ pub(crate) struct Machine {
     pub usb: bool,
     /// Device for CDs that the firmware boots, and its bus if it is not made by itself.
     pub cd: &'static str,
+    /// Screen for those who want one; `virtio-gpu` is on the machine's own bus.
+    pub gpu: &'static str,
+    /// Whether there are sound cards for it.
+    pub sound: bool,
+    pub tpm: Option<&'static str>,
     /// Device by which the guest's kernel tells of a panic.
     pub panic: Option<&'static str>,
     /// Whether the PCI serial port is added (its own log, as Lima does on ARM).
     pub pci_serial: bool,
+    /// Memory comes in pieces of so many MiB.
+    pub memory_step_mib: u64,
 }
 
-/// How a guest without its own kernel file gets booted.
+/// How a guest without its own kernel file gets booted: by a flash image, or else by a boot loader in its place.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Firmware {
-    /// A flash image: its name in QEMU's share directory, other places, and the Debian package.
-    Flash { name: &'static str, places: &'static [&'static str], package: &'static str },
-    /// A boot loader passed with `-kernel`.
-    Loader { places: &'static [&'static str], package: &'static str },
-    /// QEMU's own.
-    BuiltIn,
+pub(crate) struct Firmware {
+    /// The flash image's name in QEMU's share directory.
+    pub name: &'static str,
+    /// Other places of it.
+    pub flash: &'static [&'static str],
+    /// The QEMU that takes it.
+    pub flash_since: Version,
+    /// Bytes of flash where an image of another size is loaded by `-bios`.
+    pub flash_size: Option<u64>,
+    /// Whether it also starts an instance's own kernel, which then finds ACPI and its power button.
+    pub starts_kernels: bool,
+    /// Boot loaders passed with `-kernel`.
+    pub loaders: &'static [&'static str],
+    /// Debian package of it.
+    pub package: &'static str,
 }
+
+const UEFI: Firmware = Firmware {
+    name: "",
+    flash: &[],
+    flash_since: Version(0, 0, 0),
+    flash_size: None,
+    starts_kernels: false,
+    loaders: &[],
+    package: "",
+};
+
+/// Both flash banks of Arm's `virt`.
+const ARM_FLASH: Option<u64> = Some(64 << 20);
 
 const VIRT: Machine = Machine {
     arch: "",
@@ -49,17 +84,23 @@ const VIRT: Machine = Machine {
     program_variable: "",
     package: "",
     machine: "virt",
+    machine_since: None,
     tcg_machine: "",
     tcg_threads: "",
     tcg_globals: &[],
     tcg_cpu: "max",
-    firmware: Firmware::BuiltIn,
+    old_tcg_cpu: None,
+    firmware: None,
     has_bios: false,
     bus: "pci",
     usb: true,
     cd: "scsi-cd",
-    panic: None,
+    gpu: "virtio-gpu",
+    sound: true,
+    tpm: None,
+    panic: Some("pvpanic-pci"),
     pci_serial: false,
+    memory_step_mib: 1,
 };
 
 pub(crate) const MACHINES: &[Machine] = &[
@@ -73,9 +114,9 @@ pub(crate) const MACHINES: &[Machine] = &[
         tcg_threads: "thread=multi",
         // Sleep states that a guest of TCG does not wake up from.
         tcg_globals: &["ICH9-LPC.disable_s3=1", "ICH9-LPC.disable_s4=1"],
-        firmware: Firmware::Flash {
+        firmware: Some(Firmware {
             name: "edk2-x86_64-code.fd",
-            places: &[
+            flash: &[
                 "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
                 "/usr/share/OVMF/OVMF_CODE.fd",
                 "/usr/share/OVMF/OVMF_CODE_4M.fd",
@@ -84,9 +125,12 @@ pub(crate) const MACHINES: &[Machine] = &[
                 "/usr/share/qemu/ovmf-x86_64-4m.bin",
             ],
             package: "ovmf",
-        },
+            ..UEFI
+        }),
         has_bios: true,
         cd: "ide-cd",
+        gpu: "virtio-vga",
+        tpm: Some("tpm-crb"),
         panic: Some("pvpanic"),
         ..VIRT
     },
@@ -95,16 +139,22 @@ pub(crate) const MACHINES: &[Machine] = &[
         program: "qemu-system-aarch64",
         program_variable: "QEMU_SYSTEM_AARCH64",
         package: "qemu-system-arm",
-        firmware: Firmware::Flash {
+        // Pointers signed by the architecture's own algorithm cost a guest of TCG half its speed.
+        tcg_cpu: "max,pauth-impdef=on",
+        old_tcg_cpu: Some((Version(6, 0, 0), "max")),
+        firmware: Some(Firmware {
             name: "edk2-aarch64-code.fd",
-            places: &[
+            flash: &[
                 "/usr/share/edk2/aarch64/QEMU_CODE.fd",
                 "/usr/share/AAVMF/AAVMF_CODE.fd",
                 "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
             ],
+            flash_size: ARM_FLASH,
+            starts_kernels: true,
             package: "qemu-efi-aarch64",
-        },
-        panic: Some("pvpanic-pci"),
+            ..UEFI
+        }),
+        tpm: Some("tpm-tis-device"),
         pci_serial: true,
         ..VIRT
     },
@@ -113,12 +163,15 @@ pub(crate) const MACHINES: &[Machine] = &[
         program: "qemu-system-arm",
         program_variable: "QEMU_SYSTEM_ARM",
         package: "qemu-system-arm",
-        firmware: Firmware::Flash {
+        firmware: Some(Firmware {
             name: "edk2-arm-code.fd",
-            places: &["/usr/share/AAVMF/AAVMF32_CODE.fd"],
+            flash: &["/usr/share/edk2/arm/QEMU_CODE.fd", "/usr/share/AAVMF/AAVMF32_CODE.fd"],
+            flash_size: ARM_FLASH,
             package: "qemu-efi-arm",
-        },
+            ..UEFI
+        }),
         has_bios: true,
+        tpm: Some("tpm-tis-device"),
         pci_serial: true,
         ..VIRT
     },
@@ -127,10 +180,23 @@ pub(crate) const MACHINES: &[Machine] = &[
         program: "qemu-system-riscv64",
         program_variable: "QEMU_SYSTEM_RISCV64",
         package: "qemu-system-misc",
-        firmware: Firmware::Loader {
-            places: &["/usr/lib/u-boot/qemu-riscv64_smode/uboot.elf", "/usr/share/u-boot/qemu-riscv64_smode/uboot.elf"],
-            package: "u-boot-qemu",
-        },
+        // EDK2 says that guests are not ready for its ACPI tables.
+        machine_since: Some((Version(8, 0, 0), "acpi=off")),
+        old_tcg_cpu: Some((Version(8, 1, 0), "rv64")),
+        firmware: Some(Firmware {
+            name: "edk2-riscv-code.fd",
+            flash: &["/usr/share/qemu-efi-riscv64/RISCV_VIRT_CODE.fd", "/usr/share/edk2/riscv/RISCV_VIRT_CODE.fd"],
+            // Older ones jump to the flash in place of OpenSBI, which is to come first.
+            flash_since: Version(8, 1, 0),
+            loaders: &[
+                "/usr/lib/u-boot/qemu-riscv64_smode/uboot.elf",
+                "/usr/share/u-boot/qemu-riscv64_smode/uboot.elf",
+            ],
+            package: "u-boot-qemu opensbi",
+            ..UEFI
+        }),
+        gpu: "virtio-vga",
+        tpm: Some("tpm-tis-device"),
         ..VIRT
     },
     Machine {
@@ -139,6 +205,7 @@ pub(crate) const MACHINES: &[Machine] = &[
         program_variable: "QEMU_SYSTEM_PPC64",
         package: "qemu-system-ppc",
         machine: "pseries",
+        memory_step_mib: 256,
         ..VIRT
     },
     Machine {
@@ -149,6 +216,9 @@ pub(crate) const MACHINES: &[Machine] = &[
         machine: "s390-ccw-virtio",
         bus: "ccw",
         usb: false,
+        sound: false,
+        // The machine tells of it without a device.
+        panic: None,
         ..VIRT
     },
 ];

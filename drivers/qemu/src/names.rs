@@ -1,4 +1,4 @@
-//! Names in an instance directory that this driver reads or makes. Lima's, but for the two that say so.
+//! Names in an instance directory that this driver reads or makes. Lima's, but for those that say so.
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,14 @@ pub(crate) const DATA_DISK: &str = "datadisk";
 pub(crate) const CIDATA_ISO: &str = "cidata.iso";
 pub(crate) const FIRMWARE: &str = "qemu-efi-code.fd";
 pub(crate) const QEMU_PID: &str = "qemu.pid";
+/// What a TPM remembers; as lasting as the disk.
+pub(crate) const SWTPM_STATE: &str = "swtpm";
+pub(crate) const SWTPM_SOCK: &str = "swtpm.sock";
+/// Ours.
+pub(crate) const SWTPM_PID: &str = "swtpm.pid";
+/// Where the VNC display of a running VM is and its password; whoever starts the VM writes them.
+pub(crate) const VNC_DISPLAY: &str = "vncdisplay";
+pub(crate) const VNC_PASSWORD: &str = "vncpassword";
 /// Left to others (limactl, a person with socat): a monitor socket serves one client at a time.
 pub(crate) const QMP_SOCK: &str = "qmp.sock";
 /// Ours: the monitor that this driver stays connected to.
@@ -34,7 +42,7 @@ pub(crate) const SERIALV_LOG: &str = "serialv.log";
 
 /// Made by a running QEMU, worthless without it.
 pub(crate) const TRANSIENT: &[&str] =
-    &[QMP_SOCK, OUR_QMP_SOCK, BOOT_SOCK, SERIAL_SOCK, SERIALP_SOCK, SERIALV_SOCK, QEMU_PID];
+    &[QMP_SOCK, OUR_QMP_SOCK, BOOT_SOCK, SERIAL_SOCK, SERIALP_SOCK, SERIALV_SOCK, QEMU_PID, VNC_DISPLAY, VNC_PASSWORD];
 /// Begun anew by each start.
 pub(crate) const LOGS: &[&str] = &[SERIAL_LOG, SERIALP_LOG, SERIALV_LOG];
 

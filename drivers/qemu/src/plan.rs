@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use limafs_driver::{Accelerator, Error, Instance, Result, mac_address};
+use limafs_driver::{Accelerator, Error, Instance, Result, StringMap, mac_address};
 
-use crate::command_line::Plan;
+use crate::command_line::{Link, Plan};
 use crate::image::{self, Format};
 use crate::machine::Machine;
 use crate::program::{Program, Version};
-use crate::{configure, firmware, names};
+use crate::{configure, display, firmware, names};
 
 /// Reads the instance directory; starts nothing.
 pub(crate) fn plan(
@@ -23,15 +23,15 @@ pub(crate) fn plan(
     }
     let dir = &instance.dir;
     Ok(Plan {
-        boot: firmware::find(instance, machine, Path::new(&program.words[0]))?,
+        boot: firmware::find(instance, machine, &program)?,
         disk: disk_format(dir)?,
         disks: additional_disks(instance)?,
         has_iso: dir.join(names::ISO).exists(),
         has_cidata: dir.join(names::CIDATA_ISO).exists(),
         data_disks: instance.data_disks.clone(),
-        cpu: cpu(instance, machine, accelerator)?,
+        cpu: cpu(instance, machine, &program, accelerator)?,
         cpus: instance.cpus,
-        memory_mib: instance.memory >> 20,
+        memory_mib: (instance.memory >> 20).next_multiple_of(machine.memory_step_mib),
         name: instance.name.clone(),
         dir: dir.clone(),
         ssh_port: instance.ssh_local_port,
@@ -39,6 +39,9 @@ pub(crate) fn plan(
         networks: networks(instance),
         shares: configure::shares(&instance.config),
         virtiofs: configure::virtiofs(instance),
+        display: display::display(&instance.config)?,
+        sound: display::sound(&instance.config, machine)?,
+        tpm: machine.tpm.filter(|_| instance.config.tpm == Some(true)),
         accelerator: accelerator.name.clone(),
         program: program.words,
         version: program.version,
@@ -82,21 +85,38 @@ fn additional_disks(instance: &Instance) -> Result<Vec<(PathBuf, Format)>> {
     instance.config.additional_disks.iter().flatten().map(disk).collect()
 }
 
-/// The control directories of their switches, which whoever starts the VM has started, and their MAC addresses.
-fn networks(instance: &Instance) -> Vec<(PathBuf, String)> {
+/// Where their cards lead, and their MAC addresses: to switches, which whoever starts the VM has started, or to
+/// sockets that lima.yaml names.
+fn networks(instance: &Instance) -> Vec<(Link, String)> {
     let home = instance.dir.parent().unwrap_or(&instance.dir).join(names::NETWORKS);
     let network = |network: &limafs_driver::Network| {
-        let name = network.lima.as_deref()?;
-        Some((home.join(name).join(names::SWITCH), network.mac_address.clone()?))
+        let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        let switch = named(&network.lima).map(|name| Link::Switch(home.join(name).join(names::SWITCH)));
+        let link = switch.or_else(|| named(&network.socket).map(|socket| Link::Socket(socket.into())))?;
+        Some((link, network.mac_address.clone()?))
     };
     instance.config.networks.iter().flatten().filter_map(network).collect()
 }
 
-fn cpu(instance: &Instance, machine: &Machine, accelerator: &Accelerator) -> Result<String> {
-    let types = configure::options(&instance.config)?.cpu_type.or(instance.config.cpu_type.clone());
-    let chosen = types.and_then(|types| types.get(machine.arch).cloned()).filter(|cpu| !cpu.is_empty());
-    let default = if accelerator.name == "kvm" { "host" } else { machine.tcg_cpu };
-    Ok(chosen.unwrap_or_else(|| default.into()))
+/// The CPU that the configuration names for the machine's architecture.
+pub(crate) fn chosen_cpu(instance: &Instance, machine: &Machine) -> Result<Option<String>> {
+    let options = configure::options(&instance.config)?.cpu_type;
+    let of = |types: &Option<StringMap>| types.as_ref()?.get(machine.arch).cloned().filter(|cpu| !cpu.is_empty());
+    Ok(of(&options).or_else(|| of(&instance.config.cpu_type)))
+}
+
+pub(crate) fn cpu(
+    instance: &Instance,
+    machine: &Machine,
+    program: &Program,
+    accelerator: &Accelerator,
+) -> Result<String> {
+    let default = match machine.old_tcg_cpu {
+        _ if accelerator.name == "kvm" => "host",
+        Some((version, cpu)) if program.version < version => cpu,
+        _ => machine.tcg_cpu,
+    };
+    Ok(chosen_cpu(instance, machine)?.unwrap_or_else(|| default.into()))
 }
 
 /// As Lima finds it; it decides the MAC address.

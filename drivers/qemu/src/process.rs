@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::io::unix::AsyncFd;
 
-use crate::{names, virtiofsd};
+use crate::{names, swtpm, virtiofsd};
 
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -146,6 +146,7 @@ pub(crate) fn clean(dir: &Path) {
         }
     }
     virtiofsd::clean(dir);
+    swtpm::clean(dir);
 }
 
 fn has_words(arguments: &[u8], words: &[&OsStr]) -> bool {

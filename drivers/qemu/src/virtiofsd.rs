@@ -3,20 +3,16 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use limafs_driver::{Error, Result};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep};
 
-use crate::names;
 use crate::process::Process;
 use crate::program::{self, Version};
+use crate::{daemon, names};
 
-/// How long it may take to make its socket.
-const START_DEADLINE: Duration = Duration::from_secs(10);
 const MISSING: &str = "virtiofsd (the one written in Rust)";
 const FIX: &str = "apt-get install virtiofsd where there is such a package (Debian 13, Ubuntu 24.04), or set mountType to \
                    9p or reverse-sshfs";
@@ -95,7 +91,7 @@ pub(crate) async fn start(daemon: &Daemon, shares: &[Share]) -> Result<Vec<Proce
         match start_one(daemon, share).await {
             Ok(process) => started.push(process),
             Err(error) => {
-                started.iter().for_each(end);
+                started.iter().for_each(daemon::end);
                 return Err(error);
             }
         }
@@ -104,21 +100,8 @@ pub(crate) async fn start(daemon: &Daemon, shares: &[Share]) -> Result<Vec<Proce
 }
 
 async fn start_one(daemon: &Daemon, share: &Share) -> Result<Process> {
-    let log = share.socket.with_extension("log");
-    let file = File::create(&log).map_err(Error::io(&log))?;
-    let (process, _) = Process::spawn(&arguments(daemon, share), file.into())?;
-    let deadline = Instant::now() + START_DEADLINE;
-    while !share.socket.exists() {
-        let late = Instant::now() >= deadline;
-        if late || !process.is_alive() {
-            end(&process);
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            let last = text.lines().last().unwrap_or(if late { "makes no socket" } else { "ended without a word" });
-            return Err(Error::failed(format!("virtiofsd for {}", share.path.display()), last));
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(process)
+    let what = format!("virtiofsd for {}", share.path.display());
+    daemon::start(&what, &arguments(daemon, share), &share.socket).await
 }
 
 fn arguments(daemon: &Daemon, share: &Share) -> Vec<OsString> {
@@ -141,35 +124,15 @@ fn arguments(daemon: &Daemon, share: &Share) -> Vec<OsString> {
 /// How a process of an instance is recognised, together with the socket's path.
 const SOCKET: &str = "--socket-path=";
 
-fn end(process: &Process) {
-    if let Err(error) = process.kill() {
-        tracing::warn!("virtiofsd {}: {error}", process.pid());
-    }
-}
-
-/// Ends those of a QEMU that is gone, which are about to, and removes what they leave. They write their pids beside
-/// their sockets themselves.
+/// Ends those of a QEMU that is gone. They write their pids beside their sockets themselves.
 pub(crate) fn clean(dir: &Path) {
     for index in 0.. {
         let socket = names::virtiofsd_socket(dir, index);
         let pid_file = socket.with_extension("sock.pid");
-        if !socket.exists() && !pid_file.exists() {
-            return;
-        }
-        let pid = fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse().ok());
         let mut word = OsString::from(SOCKET);
         word.push(&socket);
-        if let Some(process) = pid.and_then(|pid| Process::prove(pid, dir, &[&word])) {
-            end(&process);
-        }
-        for path in [socket, pid_file] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    // It would be found again for ever.
-                    return tracing::warn!("{} stays: {error}", path.display());
-                }
-                _ => {}
-            }
+        if !daemon::clean(dir, socket, pid_file, &[&word]) {
+            return;
         }
     }
 }
@@ -240,7 +203,7 @@ mod tests {
         fs::write(&stranger, "").unwrap();
         fs::write(stranger.with_extension("sock.pid"), std::process::id().to_string()).unwrap();
         clean(dir.path());
-        tokio::time::timeout(START_DEADLINE, process.ended()).await.unwrap();
+        tokio::time::timeout(daemon::START_DEADLINE, process.ended()).await.unwrap();
         assert!(!share.socket.exists() && !stranger.exists());
     }
 }
