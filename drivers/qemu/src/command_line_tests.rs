@@ -10,6 +10,7 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
         accelerator: accelerator.into(),
         cpu: "max".into(),
         cpus: 2,
+        max_cpus: 2,
         memory_mib: 4096,
         name: "foo".into(),
         dir: "/h/foo".into(),

@@ -9,7 +9,7 @@ use crate::command_line::Plan;
 use crate::image::{self, Format};
 use crate::machine::Machine;
 use crate::program::{Program, Version};
-use crate::{configure, firmware, names};
+use crate::{configure, firmware, hotplug, names};
 
 /// Reads the instance directory; starts nothing.
 pub(crate) fn plan(
@@ -31,6 +31,7 @@ pub(crate) fn plan(
         data_disks: instance.data_disks.clone(),
         cpu: cpu(instance, machine, accelerator)?,
         cpus: instance.cpus,
+        max_cpus: hotplug::max_cpus(machine, instance.cpus),
         memory_mib: instance.memory >> 20,
         name: instance.name.clone(),
         dir: dir.clone(),
@@ -72,7 +73,7 @@ fn disk_format(dir: &Path) -> Result<Format> {
 }
 
 /// Where Lima keeps them: beside the instance. Their formats come from their headers, as that of `disk` does.
-fn additional_disks(instance: &Instance) -> Result<Vec<(PathBuf, Format)>> {
+pub(crate) fn additional_disks(instance: &Instance) -> Result<Vec<(PathBuf, Format)>> {
     let home = instance.dir.parent().unwrap_or(&instance.dir);
     let disk = |disk: &limafs_driver::Disk| {
         let path = home.join(names::DISKS).join(&disk.name).join(names::DATA_DISK);
