@@ -13,6 +13,7 @@ mod foreign;
 mod guest;
 mod images;
 mod knobs;
+mod life;
 mod lifecycle;
 mod names;
 mod pending;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     all.extend(scratch::cases());
     all.extend(knobs::cases());
     all.extend(lifecycle::cases());
+    all.extend(life::cases());
     all.extend(foreign::cases());
     all.extend(guest::cases());
     all.extend(semantics::cases());

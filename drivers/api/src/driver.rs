@@ -1,5 +1,5 @@
 //! The driver trait. Its words are Lima 2.2's; `about`, `health`, `attach`, `pause`, `resume`, `reset`, `suspend`,
-//! `is_suspended`, `screenshot`, `memory` and `resize` are ours.
+//! `is_suspended`, `discard_suspended`, `screenshot`, `memory` and `resize` are ours.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub trait Driver: Send + Sync {
     /// Asks the guest to power down and returns when the VM is gone; after `grace` it is killed.
     async fn stop(&self, grace: Duration) -> Result<()>;
 
-    /// Ends the VM at once and returns when it is gone; gives up what `suspend` has saved. Success when there is none.
+    /// Ends the VM at once and returns when it is gone. Success when there is none.
     async fn kill(&self) -> Result<()>;
 
     async fn pause(&self) -> Result<()> {
@@ -82,6 +82,11 @@ pub trait Driver: Send + Sync {
     /// Whether there is no VM, but what `suspend` has saved of one.
     async fn is_suspended(&self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Gives up what `suspend` has saved: the next `start` boots. Success when there is nothing.
+    async fn discard_suspended(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Snapshots of the instance, running or not; oldest first.

@@ -54,7 +54,7 @@ fn the_command_line_of_x86_64_under_kvm() {
 -no-user-config
 -nodefaults
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
--m 4096
+-m 4096,slots=8,maxmem=16384M
 -cpu host
 -machine q35
 -accel kvm
@@ -103,7 +103,7 @@ fn the_command_line_of_aarch64_under_tcg() {
     let text = text(&plan);
     assert!(text.contains(
         "
--m 4096
+-m 4096,slots=8,maxmem=16384M
 -cpu max
 -machine virt
 -accel tcg,tb-size=512
@@ -220,7 +220,7 @@ fn virtiofs_has_memory_that_is_shared_and_a_device_for_each_directory() {
     };
     plan.virtiofs = vec![share(0), share(1)];
     let text = text(&plan);
-    let memory = "\n-m 4096\n-object memory-backend-memfd,id=virtiofs-shm,size=4096M,share=on\n-machine memory-backend=virtiofs-shm\n";
+    let memory = "\n-m 4096,slots=8,maxmem=16384M\n-object memory-backend-memfd,id=virtiofs-shm,size=4096M,share=on\n-machine memory-backend=virtiofs-shm\n";
     assert!(text.contains(memory), "{text}");
     assert!(text.contains(
         "

@@ -248,10 +248,10 @@ impl Driver for Qemu {
     }
 
     async fn kill(&self) -> Result<()> {
-        if let Some(running) = self.running().await? {
-            running.kill().await?;
+        match self.running().await? {
+            Some(running) => running.kill().await,
+            None => Ok(()),
         }
-        suspend::discard(&self.instance()?.dir)
     }
 
     async fn pause(&self) -> Result<()> {
@@ -275,6 +275,10 @@ impl Driver for Qemu {
     async fn is_suspended(&self) -> Result<bool> {
         let instance = self.instance()?;
         Ok(suspend::saved(&instance.dir)?.is_some() && find_process(instance.dir).await?.is_none())
+    }
+
+    async fn discard_suspended(&self) -> Result<()> {
+        suspend::discard(&self.instance()?.dir)
     }
 
     async fn snapshots(&self) -> Result<Vec<Snapshot>> {

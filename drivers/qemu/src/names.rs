@@ -52,6 +52,6 @@ pub(crate) const SAVED: &str = "limafs.suspended";
 /// Ours: what a suspended VM was started with. Where it is, the next start goes on from [`SAVED`].
 pub(crate) const SAVED_RECORD: &str = "limafs.suspended.json";
 /// Ours: which machine each snapshot with memory is of.
-pub(crate) const SHAPES: &str = "limafs.snapshots.json";
+pub(crate) const SHAPES: &str = "limafs.shapes.json";
 /// Ours: the display, on its way to whoever asked for it.
 pub(crate) const SCREEN: &str = "limafs.screen.png";

@@ -154,6 +154,8 @@ async fn a_suspended_vm_goes_on_where_it_was() {
     another.suspend().await.unwrap();
     assert!(another.is_suspended().await.unwrap());
     another.kill().await.unwrap();
+    assert!(another.is_suspended().await.unwrap(), "a kill ends VMs, and nothing else");
+    another.discard_suspended().await.unwrap();
     assert!(!another.is_suspended().await.unwrap() && !bench.has("limafs.suspended"));
 }
 
@@ -167,7 +169,7 @@ async fn a_suspended_vm_whose_disk_was_used_is_not_gone_on_with() {
     let error = bench.qemu.start().await.unwrap_err().to_string();
     assert!(error.contains("has been changed since the VM was suspended"), "{error}");
     assert!(bench.qemu.is_suspended().await.unwrap(), "what was saved is kept");
-    bench.qemu.kill().await.unwrap();
+    bench.qemu.discard_suspended().await.unwrap();
     bench.qemu.start().await.unwrap();
     bench.qemu.kill().await.unwrap();
 }
