@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::actor::{Actor, Answer};
 use super::line::Line;
+use super::ssh;
 use super::state::{self, Action, Call, Event};
 use super::tasks::{Done, Slot};
 use crate::config;
@@ -120,6 +121,9 @@ pub async fn snapshot(driver: &dyn Driver, order: &SnapshotOrder, dir: &std::pat
         SnapshotVerb::Delete => driver.delete_snapshot(&order.tag).await,
     };
     list(driver, dir).await;
+    if order.what == SnapshotVerb::Apply && done.is_ok() {
+        ssh::config::hang_up(dir).await;
+    }
     Ok(done?)
 }
 
