@@ -13,20 +13,25 @@ use std::path::Path;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use limafs_driver::Memory;
 use rustix::process::{Signal, kill_process};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-pub use launch::{close_on_exec, last_words, spawn};
+pub use launch::{at_rest, close_on_exec, last_words, spawn};
 
 use crate::error::{Error, Result};
 use crate::names;
-use crate::status::{Command, Refusal, Status, Verb};
+use crate::status::{Command, Refusal, Resize, SnapshotOrder, Status, Verb};
 use wire::Line;
 
 /// Within this a hostagent answers.
 const ANSWER: Duration = Duration::from_secs(3);
+
+/// Within this a hostagent has asked its driver and its guest.
+const PICTURE: Duration = Duration::from_secs(7);
+const PICTURE_MAX: usize = 256 << 20;
 
 /// What a followed hostagent says.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +74,42 @@ pub async fn command(dir: &Path, verb: Verb) -> Result<Status> {
         if code.is_success() { parse(&answer) } else { Err(refused(code, &answer)) }
     })
     .await
+}
+
+/// Has a snapshot taken, removed or gone back to; comes back when that is done, with the status that it has led to.
+/// However long it takes: whoever has waited enough drops this, and it goes on.
+pub async fn order_snapshot(dir: &Path, order: &SnapshotOrder) -> Result<Status> {
+    let mut line = within_deadline(Line::open(dir)).await?;
+    wish(&mut line, "/v1/snapshots", order).await
+}
+
+/// Gives a running VM another size, if it can be done at once.
+pub async fn resize(dir: &Path, size: &Resize) -> Result<Status> {
+    within_deadline(async { wish(&mut Line::open(dir).await?, "/v1/resize", size).await }).await
+}
+
+async fn wish(line: &mut Line, path: &str, what: &impl Serialize) -> Result<Status> {
+    let body = serde_json::to_vec(what).map_err(|error| Error::failed("an order", error))?;
+    let (code, answer) = line.post(path, body).await?;
+    if code.is_success() { parse(&answer) } else { Err(refused(code, &answer)) }
+}
+
+/// The display as it is now: a PNG file's bytes.
+pub async fn screenshot(dir: &Path) -> Result<Vec<u8>> {
+    let late = |_| Error::Timeout { what: "the display".into(), seconds: PICTURE.as_secs() };
+    let (code, body) = timeout(PICTURE, get(dir, "/v1/screenshot?format=png", PICTURE_MAX)).await.map_err(late)??;
+    if code == StatusCode::OK { Ok(body.into()) } else { Err(refused(code, &body)) }
+}
+
+/// What the guest makes of its memory.
+pub async fn memory(dir: &Path) -> Result<Memory> {
+    let late = |_| Error::Timeout { what: "the guest's memory".into(), seconds: PICTURE.as_secs() };
+    let (code, body) = timeout(PICTURE, get(dir, "/v1/memory", 4096)).await.map_err(late)??;
+    if code == StatusCode::OK { parse(&body) } else { Err(refused(code, &body)) }
+}
+
+async fn get(dir: &Path, path: &str, most: usize) -> Result<(StatusCode, bytes::Bytes)> {
+    Line::open(dir).await?.get_up_to(path, most).await
 }
 
 /// Tells the hostagent that there is something new among the jobs.

@@ -54,6 +54,9 @@ enum Verb {
         /// Take up a VM that runs already
         #[arg(long)]
         adopt: bool,
+        /// Do one thing for a stopped instance, and end
+        #[arg(long, conflicts_with = "adopt")]
+        at_rest: Option<String>,
     },
     #[command(hide = true)]
     Publisher { mountpoint: PathBuf },
@@ -89,7 +92,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let mountpoint = mountpoint.map(|path| absolute(Some(path))).transpose()?;
             mount::unmount(&home()?, mountpoint.as_deref())?;
         }
-        Verb::Hostagent { name, adopt } => hostagent::run(home()?, Name::parse(&name)?, adopt)?,
+        Verb::Hostagent { name, at_rest: Some(order), .. } => {
+            hostagent::rest::run(home()?, Name::parse(&name)?, &order)?;
+        }
+        Verb::Hostagent { name, adopt, .. } => hostagent::run(home()?, Name::parse(&name)?, adopt)?,
         Verb::Publisher { mountpoint } => view::publisher::run(&mountpoint),
         Verb::Doctor => return Ok(doctor::run(&home()?)),
         Verb::Completions { shell } => {

@@ -35,6 +35,8 @@ pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "fake.pid", HA_PID];
 const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
 
 // In an instance directory; ours.
+/// Ours: which snapshots there are.
+pub const SNAPSHOTS: &str = "limafs.snapshots.json";
 /// What the hostagent last knew (see `store::Record`); survives it.
 pub const RECORD: &str = "limafs.json";
 /// Events of the instance as JSON lines, capped.

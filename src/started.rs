@@ -40,6 +40,12 @@ impl Started {
         }
     }
 
+    /// Takes over the processors and memory of a configuration that has nothing else.
+    pub fn resize(&mut self, new: &Config) {
+        self.machine = Machine { disk: self.machine.disk.take(), ..Machine::of(new) };
+        self.digests.extend(Self::with(new).digests);
+    }
+
     /// The top-level fields in which a filled configuration differs from this one, in the schema's order.
     pub fn differing(&self, config: &Config) -> Vec<String> {
         let fields = fields(config);
@@ -75,6 +81,16 @@ mod tests {
         assert_eq!(Started::with(&old).differing(&new), ["memory", "hostResolver"]);
         assert_eq!(Started::with(&new).differing(&Config { tpm: None, ..new.clone() }), ["tpm"]);
         assert_eq!(Started::with(&new).differing(&new), [""; 0]);
+    }
+
+    #[test]
+    fn a_new_size_is_no_difference_any_more() {
+        let old = Config { cpus: Some(1), memory: Some("1GiB".into()), disk: Some("4GiB".into()), ..Config::default() };
+        let new = Config { cpus: Some(2), memory: Some("2GiB".into()), tpm: Some(true), ..old.clone() };
+        let mut started = Started::with(&old);
+        started.resize(&Config { cpus: Some(2), memory: Some("2GiB".into()), ..Config::default() });
+        assert_eq!(started.differing(&new), ["tpm"]);
+        assert_eq!(started.machine, Machine::of(&new));
     }
 
     #[test]

@@ -56,6 +56,7 @@ words! {
         Stopped = "Stopped",
         Running = "Running",
         Paused = "Paused",
+        Suspended = "Suspended",
     }
 }
 
@@ -68,6 +69,7 @@ words! {
         Kill = "kill",
         Pause = "pause",
         Resume = "resume",
+        Suspend = "suspend",
         Reset = "reset",
     }
 }
@@ -97,7 +99,7 @@ impl FromStr for Verb {
         Self::ALL.iter().copied().find(|verb| verb.word() == text).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|verb| verb.word()).collect();
             let shown: String = text.chars().take(40).collect();
-            Error::invalid("state", format!("unknown verb {shown:?} ({})", known.join(", ")))
+            Error::invalid("state", format!("unknown verb {shown:?} ({}, restore TAG)", known.join(", ")))
         })
     }
 }
@@ -168,6 +170,37 @@ pub struct Command {
     pub verb: Verb,
 }
 
+/// What `POST /v1/snapshots` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotOrder {
+    pub what: SnapshotVerb,
+    pub tag: String,
+}
+
+/// What is asked of an instance that has no hostagent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RestOrder {
+    Snapshot(SnapshotOrder),
+    /// Gives up the memory of a suspended VM.
+    Discard,
+}
+
+words! {
+    SnapshotVerb {
+        Create = "create",
+        Apply = "apply",
+        Delete = "delete",
+    }
+}
+
+/// What `POST /v1/resize` takes: a size as the configuration has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    pub cpus: u32,
+    pub memory: String,
+}
+
 /// What ha.sock answers when it refuses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Refusal {
@@ -185,7 +218,7 @@ mod tests {
         assert_eq!(error.errno(), libc::EINVAL);
         assert_eq!(
             error.to_string(),
-            "state: unknown verb \"strat\" (start, stop, restart, kill, pause, resume, reset)"
+            "state: unknown verb \"strat\" (start, stop, restart, kill, pause, resume, suspend, reset, restore TAG)"
         );
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
+use limafs_driver::Snapshot;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Layers;
@@ -45,6 +46,9 @@ pub struct Record {
     /// What the VM was started with, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Started>,
+    /// The driver has the memory of a VM: the next start goes on from there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// What a start or stop was waiting for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
@@ -210,6 +214,21 @@ pub fn set_record(dir: &Path, record: &Record) -> Result<()> {
     replace(&dir.join(names::RECORD), &json, 0o600)
 }
 
+/// The snapshots of an instance, as its driver last told of them; none where nobody has asked it.
+pub fn snapshots(dir: &Path) -> Vec<Snapshot> {
+    let text = read_small(&dir.join(names::SNAPSHOTS)).ok().flatten();
+    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+/// Writes them down, if they differ from those that are written down.
+pub fn set_snapshots(dir: &Path, there: &[Snapshot]) -> Result<()> {
+    if snapshots(dir) == there {
+        return Ok(());
+    }
+    let json = serde_json::to_vec(there).map_err(|error| Error::failed(names::SNAPSHOTS, error))?;
+    replace(&dir.join(names::SNAPSHOTS), &json, 0o600)
+}
+
 /// The host's boot id: another one means that every VM of the record is gone.
 pub fn boot_id() -> String {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
@@ -277,6 +296,7 @@ mod tests {
                 dns: None,
                 started: None,
                 step: None,
+                suspended: false,
                 errors: Vec::new(),
             });
             kept_driver(dir.path(), record.as_ref())

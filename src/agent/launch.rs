@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::names::{self, Home, Name};
+use crate::status::{Refusal, RestOrder};
 
 /// Within this a hostagent listens.
 const LISTENS: Duration = Duration::from_secs(8);
@@ -59,6 +60,27 @@ pub async fn spawn(home: &Home, name: &Name, adopt: bool) -> Result<u32> {
     let dir = home.instance(name)?;
     command.env_clear().envs(environment()).env("LIMA_HOME", home.path());
     launch(command, name, &dir, adopt).await
+}
+
+/// Has one thing done for an instance that has no hostagent. Goes on to its end when nobody waits for it.
+pub async fn at_rest(home: &Home, name: &Name, order: &RestOrder) -> Result<()> {
+    let program = std::env::current_exe().map_err(|error| Error::failed("the path of limafs", error))?;
+    let order = serde_json::to_string(order).map_err(|error| Error::failed("an order", error))?;
+    let stderr = home.instance(name)?.join(names::HA_STDERR_LOG);
+    let mut command = Command::new(program);
+    command.args(["hostagent", name.as_str(), "--at-rest", &order]);
+    command.env_clear().envs(environment()).env("LIMA_HOME", home.path()).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log(&stderr, false)?);
+    close_on_exec();
+    let child = command.spawn().map_err(|error| Error::failed("starting a hostagent", error))?;
+    let output = child.wait_with_output().await.map_err(|error| Error::failed("waiting for a hostagent", error))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    match serde_json::from_slice::<Refusal>(&output.stdout) {
+        Ok(Refusal { message, errno }) => Err(Error::Refused { message, errno }),
+        Err(_) => Err(Error::failed(format!("the hostagent of {name}"), ended(output.status, &stderr))),
+    }
 }
 
 pub(super) async fn launch(mut command: Command, name: &Name, dir: &Path, adopt: bool) -> Result<u32> {

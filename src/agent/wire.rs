@@ -50,11 +50,16 @@ impl Line {
     }
 
     pub async fn get(&mut self, path: &str) -> Result<(StatusCode, Bytes)> {
-        whole(self.send(Method::GET, path, Bytes::new()).await?).await
+        self.get_up_to(path, ANSWER_MAX).await
+    }
+
+    /// The same for what may be larger, or must be smaller.
+    pub async fn get_up_to(&mut self, path: &str, most: usize) -> Result<(StatusCode, Bytes)> {
+        whole(self.send(Method::GET, path, Bytes::new()).await?, most).await
     }
 
     pub async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes)> {
-        whole(self.send(Method::POST, path, body.into()).await?).await
+        whole(self.send(Method::POST, path, body.into()).await?, ANSWER_MAX).await
     }
 
     /// The lines of an answer that grows; `None` where the other side knows no such path.
@@ -74,7 +79,7 @@ impl Line {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return hyper::upgrade::on(response).await.map(TokioIo::new).map_err(failed);
         }
-        let (code, body) = whole(response).await?;
+        let (code, body) = whole(response, ANSWER_MAX).await?;
         match code {
             // An older hostagent, or Lima's.
             StatusCode::NOT_FOUND => Err(Error::unsupported(path, "this instance's hostagent does not know it")),
@@ -126,9 +131,9 @@ impl Lines {
     }
 }
 
-async fn whole(response: Response<Incoming>) -> Result<(StatusCode, Bytes)> {
+async fn whole(response: Response<Incoming>, most: usize) -> Result<(StatusCode, Bytes)> {
     let code = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+    let body = Limited::new(response.into_body(), most).collect().await;
     Ok((code, body.map_err(|error| Error::failed(names::HA_SOCK, error))?.to_bytes()))
 }
 

@@ -209,8 +209,13 @@ impl Filesystem for Front {
         if ino(node).is_guest() {
             return self.guest_open(request, ino(node), flags.0, reply);
         }
-        let (fh, flags) = opened(try_or!(reply, self.view.open(caller(request), ino(node), flags.0)));
-        reply.opened(fh, flags);
+        self.shell.answer(self.view.open_any(caller(request), ino(node), flags.0), |done| match done {
+            Ok(handle) => {
+                let (fh, flags) = opened(handle);
+                reply.opened(fh, flags);
+            }
+            Err(error) => reply.error(errno(&error)),
+        });
     }
 
     fn create(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use limafs_driver::VmEvent;
+use limafs_driver::{Driver, VmEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -17,6 +17,7 @@ use super::line::Line;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks};
+use super::wishes::{self, Wish};
 use crate::error::{Error, Result};
 use crate::names::Name;
 use crate::status::{Forward, Refusal, State, Status, Verb};
@@ -33,6 +34,10 @@ pub type Answer = std::result::Result<Box<Status>, Refusal>;
 pub enum Request {
     Verb {
         verb: Verb,
+        answer: oneshot::Sender<Answer>,
+    },
+    Wish {
+        wish: Wish,
         answer: oneshot::Sender<Answer>,
     },
     /// SIGINT
@@ -72,6 +77,11 @@ pub struct Actor {
     pub(super) vm: Option<mpsc::Receiver<VmEvent>>,
     /// Those who work beside the guest.
     pub(super) company: Option<Company>,
+    /// What the call under way is to do, and who is told of its end.
+    pub(super) wished: Option<Wish>,
+    pub(super) asker: Option<oneshot::Sender<Answer>>,
+    /// For those who only look.
+    pub(super) drivers: watch::Sender<Option<Arc<dyn Driver>>>,
     /// As they last said.
     pub(super) forwards: Arc<[Forward]>,
     /// The way to the guest of the VM that runs, for those who work beside the actor.
@@ -115,7 +125,8 @@ impl Actor {
             ssh_local_port: record.as_ref().map_or(0, |record| record.ssh_local_port),
             dns: record.as_ref().and_then(|record| record.dns),
             ..Facts::default()
-        };
+        }
+        .of_suspended(record.as_ref());
         let machine = Machine::default();
         let since = Timestamp::now();
         let (status, _) = watch::channel(compose(&name, &machine, &facts, [since; 2]));
@@ -132,6 +143,9 @@ impl Actor {
             news: None,
             vm: None,
             company: None,
+            wished: None,
+            asker: None,
+            drivers: watch::Sender::new(None),
             forwards: Arc::from([]),
             line: watch::Sender::new(None),
             lines: None,
@@ -154,6 +168,11 @@ impl Actor {
         self.line.subscribe()
     }
 
+    /// The driver, for as long as a VM runs.
+    pub fn driver_watch(&self) -> watch::Receiver<Option<Arc<dyn Driver>>> {
+        self.drivers.subscribe()
+    }
+
     /// Runs until nothing more is wanted, begun by `first`. The final status is not published yet: the caller does so
     /// with [`Actor::close`] when a next hostagent may come.
     pub async fn run(&mut self, first: Vec<Event>) -> End {
@@ -166,6 +185,7 @@ impl Actor {
             }
             match self.next().await {
                 Input::Request(Request::Verb { verb, answer }) => self.advance(Event::Verb(verb), Some(answer)),
+                Input::Request(Request::Wish { wish, answer }) => self.wish(wish, answer),
                 Input::Request(Request::Interrupt) => self.advance(Event::Interrupt, None),
                 Input::Request(Request::Detach) => self.detach(),
                 Input::Event(event) => self.advance(event, None),
@@ -185,7 +205,11 @@ impl Actor {
     /// Looks for a VM that an earlier hostagent left, and takes it up.
     pub async fn attach(&mut self, record: Option<&Record>) -> Result<Attached> {
         let prepared = self.steps.recover(record).await?;
-        let Some(mut vm) = prepared.driver.attach().await? else { return Ok(Attached::Nothing) };
+        let Some(mut vm) = prepared.driver.attach().await? else {
+            self.machine.suspended = prepared.driver.is_suspended().await?;
+            return Ok(Attached::Nothing);
+        };
+        wishes::list(&*prepared.driver, &self.dir).await;
         let attached = match record.is_some_and(|record| record.state == State::Paused) {
             // The driver says so first; without its word it was resumed meanwhile.
             true => match timeout(FIRST_WORD, vm.events.recv()).await {
@@ -244,13 +268,13 @@ impl Actor {
                 Some((slot, done)) = self.tasks.next() => Input::Done(slot, done),
             };
             match input {
-                Input::Done(Slot::Ready, Ok(_)) => continue,
+                Input::Done(Slot::Ready | Slot::Online, Ok(_)) => continue,
                 input => return input,
             }
         }
     }
 
-    fn advance(&mut self, event: Event, answer: Option<oneshot::Sender<Answer>>) {
+    pub(super) fn advance(&mut self, event: Event, answer: Option<oneshot::Sender<Answer>>) {
         let adopts = matches!(event, Event::Adopt(_));
         if let Event::Driver(name) = &event {
             self.facts.driver = name.clone();
@@ -300,7 +324,7 @@ impl Actor {
         }
     }
 
-    fn accept(&self, answer: oneshot::Sender<Answer>) {
+    pub(super) fn accept(&self, answer: oneshot::Sender<Answer>) {
         let _ = answer.send(Ok(Box::new(self.status.borrow().clone())));
     }
 
@@ -316,7 +340,8 @@ impl Actor {
             iid: self.facts.iid.clone(),
             ssh_local_port: self.facts.ssh_local_port,
             dns: self.facts.dns,
-            started: self.facts.started.clone().filter(|_| self.machine.vm),
+            started: self.facts.started.clone().filter(|_| self.machine.vm || self.machine.suspended),
+            suspended: self.machine.suspended,
             step: self.machine.step.as_ref().map(|step| step.name.clone()),
             errors: self.machine.errors(),
         };
@@ -369,10 +394,15 @@ impl Actor {
             }
             (Slot::Boot, Err(_)) if self.machine.phase == state::Phase::Aborting => Event::BootAborted,
             (Slot::Boot, Err(error)) => Event::BootFailed(sentences(&error)),
-            (_, Ok(Done::Called(call, result))) => Event::Called(call, result),
-            (Slot::Stop, Ok(Done::Ended(result))) => Event::Stopped(result),
+            (_, Ok(Done::Called(call, result))) => {
+                self.wish_ended(call, &result);
+                Event::Called(call, result.map_err(|refusal| refusal.message))
+            }
+            (slot @ (Slot::Stop | Slot::Kill), Ok(Done::Ended(result, saved))) => {
+                self.advance(Event::Saved(saved), None);
+                if slot == Slot::Stop { Event::Stopped(result) } else { Event::Killed(result) }
+            }
             (Slot::Stop, Err(error)) => Event::Stopped(Err(error.to_string())),
-            (Slot::Kill, Ok(Done::Ended(result))) => Event::Killed(result),
             (Slot::Kill, Err(error)) => Event::Killed(Err(error.to_string())),
             (Slot::Call(call), Err(error)) => Event::Called(call, Err(error.to_string())),
             (_, Err(error)) => Event::Late(error.to_string()),

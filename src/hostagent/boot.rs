@@ -13,6 +13,7 @@ mod port;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use limafs_driver::{Config, DataDisk, Driver, Instance};
@@ -47,6 +48,10 @@ pub struct Boot {
 #[async_trait]
 impl Steps for Boot {
     async fn prepare(&self, tell: &mpsc::Sender<Event>) -> Result<Prepared> {
+        let record = store::record(&self.dir);
+        if let Some(record) = record.filter(|record| record.suspended) {
+            return self.go_on(&record, tell).await;
+        }
         step(tell, "loading lima.yaml").await;
         let config = self.load_with_driver(tell).await?;
         ready::ansible::check(&config)?;
@@ -84,29 +89,8 @@ impl Steps for Boot {
     }
 
     async fn recover(&self, record: Option<&Record>) -> Result<Prepared> {
-        // A VM must be found even when somebody broke its lima.yaml meanwhile.
-        let mut config = self.load().map(|loaded| loaded.filled).unwrap_or_else(|error| {
-            tracing::warn!("{error}");
-            Config { vm_type: record.map(|record| record.driver.clone()), ..Config::default() }
-        });
-        // The VM that runs is of the driver that started it, whatever was written since.
-        let name = record.map(|record| record.driver.clone()).filter(|name| !name.is_empty()).or(config.vm_type);
-        let driver = self.registry.driver(name.as_deref().unwrap_or_default(), &self.dir)?;
-        config.vm_type = name;
         let port = self.last_port(record).unwrap_or(0);
-        let instance = self.instance(config, port);
-        let instance = driver.configure(instance.clone()).await.unwrap_or(instance);
-        let identity = ssh::keys::ensure(&self.home).await?;
-        let iid = record.map(|record| record.iid.clone()).unwrap_or_default();
-        let mut prepared = self.prepared(driver, &instance, identity, iid, false).await?;
-        let record = record.filter(|record| record.boot_id == store::boot_id());
-        prepared.facts.started = record.and_then(|record| record.started.clone());
-        prepared.facts.dns = record.and_then(|record| record.dns);
-        if is_mounted_otherwise(&prepared) {
-            tracing::warn!("mountType has been changed since the start: nothing is mounted before the next one");
-            prepared.mounts = Arc::new(Mounts::of(&Config::default()));
-        }
-        Ok(prepared)
+        self.recovered(record, self.config_of(record), port).await
     }
 
     async fn rest(&self) {
@@ -151,6 +135,51 @@ impl Boot {
             tracing::warn!("{warning}");
         }
         Ok(loaded)
+    }
+
+    /// What a suspended VM needs to go on: nothing that it has seen is made anew, and what lima.yaml says by now waits.
+    async fn go_on(&self, record: &Record, tell: &mpsc::Sender<Event>) -> Result<Prepared> {
+        step(tell, "going on with the saved memory").await;
+        let port = port::choose(None, self.last_port(Some(record)))?;
+        let config = self.config_of(Some(record));
+        disks::claim(self, &config).await?;
+        networks::join(self, &config).await?;
+        let mut prepared = self.recovered(Some(record), config, port).await?;
+        prepared.facts.started = record.started.clone();
+        prepared.facts.dns = record.dns;
+        prepared.returned = AtomicBool::new(true);
+        if let Some(line) = &prepared.line {
+            ssh::config::write(line.login())?;
+        }
+        Ok(prepared)
+    }
+
+    /// A VM must be found even when somebody broke its lima.yaml meanwhile.
+    fn config_of(&self, record: Option<&Record>) -> Config {
+        self.load().map(|loaded| loaded.filled).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            Config { vm_type: record.map(|record| record.driver.clone()), ..Config::default() }
+        })
+    }
+
+    async fn recovered(&self, record: Option<&Record>, mut config: Config, port: u16) -> Result<Prepared> {
+        // The VM that is there is of the driver that started it, whatever was written since.
+        let name = record.map(|record| record.driver.clone()).filter(|name| !name.is_empty()).or(config.vm_type);
+        let driver = self.registry.driver(name.as_deref().unwrap_or_default(), &self.dir)?;
+        config.vm_type = name;
+        let instance = self.instance(config, port);
+        let instance = driver.configure(instance.clone()).await.unwrap_or(instance);
+        let identity = ssh::keys::ensure(&self.home).await?;
+        let iid = record.map(|record| record.iid.clone()).unwrap_or_default();
+        let mut prepared = self.prepared(driver, &instance, identity, iid, false).await?;
+        let record = record.filter(|record| record.boot_id == store::boot_id());
+        prepared.facts.started = record.and_then(|record| record.started.clone());
+        prepared.facts.dns = record.and_then(|record| record.dns);
+        if is_mounted_otherwise(&prepared) {
+            tracing::warn!("mountType has been changed since the start: nothing is mounted before the next one");
+            prepared.mounts = Arc::new(Mounts::of(&Config::default()));
+        }
+        Ok(prepared)
     }
 
     /// `chosen` is the driver where no document names one.
@@ -234,7 +263,8 @@ impl Boot {
         let push = is_fresh && !info.boot_port.is_empty();
         let probes = user_probes::of(&instance.config)?;
         let mounts = Arc::new(Mounts::of(&instance.config));
-        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, mounts, push, probes })
+        let (config, returned) = (Arc::new(instance.config.clone()), AtomicBool::new(false));
+        Ok(Prepared { driver, facts, config, line, mounts, returned, push, probes })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {

@@ -6,8 +6,8 @@ use limafs_driver::Accelerator;
 use super::state::{self, Machine};
 use crate::names::Name;
 use crate::started::Started;
-use crate::status::{Forward, Status};
-use crate::store::Ports;
+use crate::status::{Forward, Goal, Status};
+use crate::store::{Ports, Record};
 
 /// What is known of the VM beside its state.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,6 +22,16 @@ pub struct Facts {
     pub dns: Option<Ports>,
     /// `None` when somebody else has started the VM.
     pub started: Option<Started>,
+}
+
+impl Facts {
+    /// What a suspended VM will be again.
+    pub fn of_suspended(self, record: Option<&Record>) -> Self {
+        match record.filter(|record| record.suspended || record.goal == Goal::Suspended) {
+            Some(record) => Self { iid: record.iid.clone(), started: record.started.clone(), ..self },
+            None => self,
+        }
+    }
 }
 
 /// The status without what those beside the guest say. `since` is that of the state and that of the step.

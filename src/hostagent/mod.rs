@@ -15,11 +15,13 @@ mod logs;
 pub mod mounts;
 mod process;
 mod ready;
+pub mod rest;
 mod serve;
 mod ssh;
 mod state;
 mod steps;
 mod tasks;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
@@ -107,7 +109,7 @@ async fn live(life: Life) -> Result<End> {
     let resting = Arc::clone(&steps);
     let mut actor = Actor::new(Setup { name, dir: dir.clone(), steps, record: record.clone(), journal, requests });
     let first = begin(&mut actor, adopt, record).await;
-    let sources = serve::Sources::new(actor.watch(), events, requests_to, actor.line());
+    let sources = serve::Sources::new(actor.watch(), events, requests_to, actor.line(), actor.driver_watch());
     let (last_call, called) = oneshot::channel();
     let mut beside = JoinSet::new();
     beside.spawn(logs::keep_within_limits(dir.clone()));

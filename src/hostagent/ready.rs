@@ -16,6 +16,7 @@ mod tests;
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -55,6 +56,11 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
     prepared.mounts.begin_anew();
     line.offer(session);
     say(tell, Event::Ssh).await;
+    if prepared.returned.swap(false, Ordering::Relaxed) {
+        // Its boot scripts ended long ago.
+        await_mounts(&prepared.mounts, tell).await;
+        return say(tell, Event::Done(vec![])).await;
+    }
     let mut failures = Vec::new();
     if !prepared.is_plain() && !prepared.facts.iid.is_empty() {
         say(tell, Event::Step(Step::named("waiting for cloud-init"))).await;

@@ -4,6 +4,7 @@
 mod files;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::convert::Infallible;
 use std::fs;
@@ -32,9 +33,11 @@ use tokio::time::timeout;
 
 use super::actor::Request;
 use super::line::Line;
+use super::wishes::Wish;
 use crate::error::{Error, Result};
 use crate::status::{Command, Refusal, Status};
 use files::{Files, Joint};
+use wishes::Drivers;
 
 const BODY_MAX: usize = 4096;
 const CONNECTIONS_MAX: usize = 128;
@@ -50,6 +53,7 @@ pub struct Sources {
     events: broadcast::Sender<Arc<str>>,
     requests: mpsc::Sender<Request>,
     files: Files,
+    drivers: Drivers,
 }
 
 impl Sources {
@@ -58,8 +62,9 @@ impl Sources {
         events: broadcast::Sender<Arc<str>>,
         requests: mpsc::Sender<Request>,
         line: watch::Receiver<Option<Arc<Line>>>,
+        drivers: Drivers,
     ) -> Self {
-        Self { status, events, requests, files: Files::new(line) }
+        Self { status, events, requests, files: Files::new(line), drivers }
     }
 }
 
@@ -146,8 +151,8 @@ async fn respond(
 ) -> Response<Body> {
     let follow = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "follow=1"));
     let wanted = match request.uri().path() {
-        "/v1/info" | "/v1/status" | "/v1/events" | "/v1/sftp" => Method::GET,
-        "/v1/command" | "/v1/jobs" => Method::POST,
+        "/v1/info" | "/v1/status" | "/v1/events" | "/v1/sftp" | "/v1/screenshot" | "/v1/memory" => Method::GET,
+        "/v1/command" | "/v1/jobs" | "/v1/snapshots" | "/v1/resize" => Method::POST,
         path => return refuse(StatusCode::NOT_FOUND, format!("{path} does not exist"), libc::ENOENT),
     };
     if request.method() != wanted {
@@ -162,6 +167,10 @@ async fn respond(
         "/v1/status" => json(StatusCode::OK, &*sources.status.borrow()),
         "/v1/events" => follow_events(sources.events.subscribe(), closing),
         "/v1/jobs" => sources.files.nudge(),
+        "/v1/screenshot" => wishes::screenshot(request.uri().query(), sources.drivers).await,
+        "/v1/memory" => wishes::memory(sources.drivers).await,
+        "/v1/snapshots" => wishes::wish(request, sources.requests, Wish::Snapshot).await,
+        "/v1/resize" => wishes::wish(request, sources.requests, Wish::Resize).await,
         "/v1/sftp" => sources.files.join(request, &joint).await,
         _ => command(request, sources.requests).await,
     }

@@ -6,7 +6,7 @@
 //!     ^                  |  stop      |            |  stop   |  stop     |
 //!     |                  v            v            v         v           |
 //!     +------------- Aborting ----> Stopping <-----------------<---------+
-//!  Broken: as Stopped, but because something failed.
+//!  Broken: as Stopped, but because something failed. Suspended: as Stopped, but the next start goes on.
 //! ```
 //! A verb only sets the goal; [`reconcile`] finds the next action when no call is under way. A restart is a stop
 //! with `again` set, so that every end of a VM leads through [`finish`].
@@ -41,6 +41,8 @@ pub enum Phase {
     Paused,
     Stopping,
     Broken,
+    /// There is no VM, but its memory is saved.
+    Suspended,
 }
 
 /// A driver call beside start, stop and kill.
@@ -49,6 +51,20 @@ pub enum Call {
     Pause,
     Resume,
     Reset,
+    /// Saves the memory and ends the VM.
+    Suspend,
+    /// Takes or removes a snapshot.
+    Snapshot,
+    /// Goes back to a snapshot.
+    Restore,
+    Resize,
+}
+
+impl Call {
+    /// The VM stands still meanwhile, and may end: what it does is part of the call.
+    pub fn holds_the_vm(self) -> bool {
+        matches!(self, Self::Suspend | Self::Snapshot | Self::Restore)
+    }
 }
 
 /// What a boot or stop is waiting for; only `name` is worth remembering.
@@ -78,6 +94,8 @@ pub struct Machine {
     /// A VM may exist: set before the driver is told to start one.
     pub vm: bool,
     pub call: Option<Call>,
+    /// The memory of a VM that has ended is saved, and is used up by the next launch.
+    pub suspended: bool,
     pub stopping: bool,
     pub killing: bool,
     /// ssh answers.
@@ -106,6 +124,7 @@ impl Default for Machine {
             again: false,
             vm: false,
             call: None,
+            suspended: false,
             stopping: false,
             killing: false,
             ready: false,
@@ -124,6 +143,8 @@ impl Default for Machine {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     Verb(Verb),
+    /// A call that somebody asks for, who is answered.
+    Wish(Call),
     /// SIGINT: as the verb stop, answered to nobody.
     Interrupt,
     /// A hostagent begins beside what an earlier one left.
@@ -149,6 +170,8 @@ pub enum Event {
     Called(Call, Result<(), String>),
     Stopped(Result<(), String>),
     Killed(Result<(), String>),
+    /// The driver has, or has not, the saved memory of a VM that ended otherwise.
+    Saved(bool),
 }
 
 /// What is left of an earlier hostagent.
@@ -180,6 +203,8 @@ pub enum Action {
     AwaitReady,
     AbandonReady,
     Call(Call),
+    /// The guest is another one than before: connections to it mean nothing any more.
+    Renew,
     Stop,
     Kill,
     /// The VM is gone: its handle and all that waits for it can be dropped.
@@ -193,6 +218,7 @@ pub fn step(machine: &Machine, event: Event) -> (Machine, Vec<Action>) {
     let mut next = machine.clone();
     let mut actions = match event {
         Event::Verb(verb) => verbs::apply(&mut next, verb),
+        Event::Wish(call) => verbs::wish(&mut next, call),
         Event::Interrupt => unanswered(verbs::apply(&mut next, Verb::Stop)),
         Event::Adopt(found) => adopt::apply(&mut next, found),
         Event::Vm(event) => vm::apply(&mut next, event),
@@ -200,6 +226,10 @@ pub fn step(machine: &Machine, event: Event) -> (Machine, Vec<Action>) {
         Event::Trouble(who, what) => on_trouble(&mut next, who, what),
         Event::Stopped(result) => on_stopped(&mut next, result),
         Event::Killed(result) => on_killed(&mut next, result),
+        Event::Saved(saved) => {
+            next.suspended = saved;
+            vec![]
+        }
         event => boot::apply(&mut next, event),
     };
     actions.extend(reconcile(&mut next));
@@ -211,9 +241,11 @@ impl Machine {
         match self.phase {
             Phase::Stopped => State::Stopped,
             Phase::Broken => State::Broken,
+            Phase::Suspended => State::Suspended,
             Phase::Preparing | Phase::Launching => State::Starting,
             Phase::Aborting | Phase::Stopping => State::Stopping,
-            _ if self.must_end() => State::Stopping,
+            _ if self.must_end() || self.is_leaving() => State::Stopping,
+            _ if self.call == Some(Call::Restore) => State::Starting,
             Phase::Waiting => State::Starting,
             Phase::Paused => State::Paused,
             Phase::Up if self.errors_of_guest().is_empty() => State::Running,
@@ -234,7 +266,7 @@ impl Machine {
         if self.panicked {
             errors.push("the guest's kernel panicked".into());
         }
-        if self.unresponsive {
+        if self.unresponsive && !self.call.is_some_and(Call::holds_the_vm) {
             errors.push("the hypervisor does not answer".into());
         }
         errors
@@ -248,6 +280,11 @@ impl Machine {
     fn must_end(&self) -> bool {
         self.again || self.goal == Goal::Stopped
     }
+
+    /// It is being suspended, or is to be.
+    fn is_leaving(&self) -> bool {
+        self.goal == Goal::Suspended || self.call == Some(Call::Suspend)
+    }
 }
 
 /// Issues the next call of the driver when the VM is not as the goal wants it and no call is under way.
@@ -259,6 +296,10 @@ fn reconcile(machine: &mut Machine) -> Vec<Action> {
         // A paused guest cannot power down.
         (Phase::Paused, _) if machine.must_end() => Call::Resume,
         _ if machine.must_end() => return stop(machine),
+        (_, Goal::Suspended) => {
+            machine.step = Some(Step::named("saving the memory"));
+            Call::Suspend
+        }
         (Phase::Paused, Goal::Running) => Call::Resume,
         (Phase::Up, Goal::Paused) => Call::Pause,
         _ => return vec![],
@@ -294,9 +335,13 @@ fn finish(machine: &mut Machine) -> Vec<Action> {
     if machine.again {
         return [vec![Action::Forget], boot::begin(machine)].concat();
     }
+    let suspended = machine.suspended;
     *machine = match verdict.is_empty() {
+        true if suspended => {
+            Machine { phase: Phase::Suspended, goal: Goal::Suspended, suspended, ..Machine::default() }
+        }
         true => Machine::default(),
-        false => Machine { phase: Phase::Broken, goal, failures: verdict, ..Machine::default() },
+        false => Machine { phase: Phase::Broken, goal, failures: verdict, suspended, ..Machine::default() },
     };
     vec![Action::Forget, Action::Leave]
 }
@@ -306,8 +351,11 @@ fn on_called(machine: &mut Machine, call: Call, result: Result<(), String>) -> V
         return vec![];
     }
     let actions = match (call, result) {
+        (Call::Suspend, Ok(())) if machine.is_live() => on_suspended(machine),
+        (_, result) if machine.is_live() && !machine.vm => on_lost(machine, result.err()),
         (Call::Pause, Ok(())) if machine.is_live() => vm::on_paused(machine),
         (Call::Resume, Ok(())) if machine.is_live() => vm::on_resumed(machine),
+        (Call::Restore, Ok(())) if machine.is_live() => on_restored(machine),
         (_, Ok(())) => vec![],
         (call, Err(why)) => on_refused_call(machine, call, why),
     };
@@ -315,10 +363,53 @@ fn on_called(machine: &mut Machine, call: Call, result: Result<(), String>) -> V
     actions
 }
 
+/// The memory is saved and the VM is gone. Whoever wants it again by now gets it.
+fn on_suspended(machine: &mut Machine) -> Vec<Action> {
+    machine.vm = false;
+    machine.suspended = true;
+    machine.again = machine.goal == Goal::Running;
+    machine.verdict.clear();
+    finish(machine)
+}
+
+/// The VM ended in the middle of a call that was to keep it.
+fn on_lost(machine: &mut Machine, why: Option<String>) -> Vec<Action> {
+    match machine.must_end() {
+        true => machine.verdict.clear(),
+        false => machine.verdict.splice(..0, why).for_each(drop),
+    }
+    finish(machine)
+}
+
+/// The guest is the one of then: it has booted, and must be reached anew.
+fn on_restored(machine: &mut Machine) -> Vec<Action> {
+    machine.ready = false;
+    machine.settled = false;
+    machine.panicked = false;
+    machine.failures.clear();
+    machine.troubles.clear();
+    machine.step = None;
+    if machine.phase == Phase::Paused {
+        return vec![Action::Renew];
+    }
+    machine.phase = Phase::Waiting;
+    vec![Action::Renew, Action::AwaitReady]
+}
+
 /// Gives up a goal that the driver cannot reach, so that it is not tried for ever.
 fn on_refused_call(machine: &mut Machine, call: Call, why: String) -> Vec<Action> {
+    // Of these whoever asked is told.
+    if matches!(call, Call::Snapshot | Call::Resize) {
+        return vec![];
+    }
     machine.complaint = Some(why);
     match call {
+        Call::Suspend | Call::Restore => {
+            machine.step = None;
+            if machine.goal == Goal::Suspended {
+                machine.goal = if machine.phase == Phase::Paused { Goal::Paused } else { Goal::Running };
+            }
+        }
         Call::Resume if machine.phase == Phase::Paused && machine.must_end() => return stop(machine),
         Call::Resume if machine.phase == Phase::Paused => machine.goal = Goal::Paused,
         Call::Pause if machine.goal == Goal::Paused && machine.phase != Phase::Paused => machine.goal = Goal::Running,

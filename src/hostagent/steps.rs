@@ -2,6 +2,7 @@
 //! is tested without images, disks and guests.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use limafs_driver::{Config, Driver};
@@ -25,6 +26,8 @@ pub struct Prepared {
     pub line: Option<Arc<Line>>,
     /// What is to be mounted in the guest over ssh.
     pub mounts: Arc<Mounts>,
+    /// The guest had booted before, and goes on from then: taken back when it is reached.
+    pub returned: AtomicBool,
     /// The guest reports its boot by itself.
     pub push: bool,
     /// What lima.yaml itself asks the guest before it counts as ready.
@@ -35,6 +38,20 @@ impl Prepared {
     /// Nothing of ours runs in the guest: ssh is all there is to wait for.
     pub fn is_plain(&self) -> bool {
         self.config.plain == Some(true)
+    }
+
+    /// The same for a guest that is put back to where it was: with a line of its own.
+    pub fn renewed(&self) -> Self {
+        Self {
+            driver: Arc::clone(&self.driver),
+            facts: self.facts.clone(),
+            config: Arc::clone(&self.config),
+            line: self.line.as_ref().map(|line| Arc::new(Line::new(line.login().clone()))),
+            mounts: Arc::clone(&self.mounts),
+            returned: AtomicBool::new(true),
+            push: false,
+            probes: self.probes.clone(),
+        }
     }
 
     /// What is to be done in the guest before its VM is stopped; takes a few seconds at most.

@@ -13,8 +13,10 @@ use super::display;
 use super::guest::{Company, Scene};
 use super::state::{Action, Call, Phase};
 use super::steps::Prepared;
+use super::wishes;
 use crate::error::{Error, Result};
 use crate::names::Home;
+use crate::status::Refusal;
 
 /// How long a guest has to power down; as long as Lima gives it.
 const GRACE: Duration = Duration::from_secs(180);
@@ -23,6 +25,8 @@ const SLACK: Duration = Duration::from_secs(20);
 const CALL: Duration = Duration::from_secs(10);
 /// A kill is quick, but a process on a busy disk is not.
 const KILL: Duration = Duration::from_secs(30);
+/// The memory of a large VM goes to a slow disk; drivers have limits of their own.
+const SAVE: Duration = Duration::from_secs(1000);
 const LAUNCH: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +36,17 @@ pub enum Slot {
     Call(Call),
     Stop,
     Kill,
+    /// The guest takes up what was added.
+    Online,
 }
 
 /// What a task ended with.
 pub enum Done {
     Prepared(Box<Prepared>),
     Launched(Vm),
-    Called(Call, std::result::Result<(), String>),
-    Ended(std::result::Result<(), String>),
+    Called(Call, std::result::Result<(), Refusal>),
+    /// And whether the VM's memory is saved.
+    Ended(std::result::Result<(), String>, bool),
     Ready,
 }
 
@@ -97,6 +104,7 @@ impl Actor {
             Action::AwaitReady => self.await_ready(),
             Action::AbandonReady => self.abandon_ready(),
             Action::Call(call) => self.call(call),
+            Action::Renew => self.renew(),
             Action::Stop => self.end(Slot::Stop),
             Action::Kill => self.end(Slot::Kill),
             Action::Forget => self.forget(),
@@ -113,14 +121,17 @@ impl Actor {
     fn launch(&mut self) {
         let Some(prepared) = self.prepared.clone() else { return };
         let dir = self.dir.clone();
+        let limit = if self.machine.suspended { SAVE } else { LAUNCH };
         self.tasks.spawn(Slot::Boot, async move {
-            let late = || Error::Timeout { what: "starting the VM".into(), seconds: LAUNCH.as_secs() };
+            let late = || Error::Timeout { what: "starting the VM".into(), seconds: limit.as_secs() };
             let starting = async {
                 let vm = prepared.driver.start().await?;
                 display::open(&*prepared.driver, &prepared.config, &dir).await?;
-                Ok(Done::Launched(vm))
+                Ok::<_, Error>(vm)
             };
-            timeout(LAUNCH, starting).await.map_err(|_| late())?
+            let vm = timeout(limit, starting).await.map_err(|_| late())??;
+            wishes::list(&*prepared.driver, &dir).await;
+            Ok(Done::Launched(vm))
         });
     }
 
@@ -145,19 +156,23 @@ impl Actor {
 
     fn call(&mut self, call: Call) {
         let Some(driver) = self.driver() else { return };
+        let (wished, dir) = (self.wished.clone(), self.dir.clone());
+        let limit = if call.holds_the_vm() { SAVE } else { CALL };
         self.tasks.spawn(Slot::Call(call), async move {
             let doing = async {
-                match call {
-                    Call::Pause => driver.pause().await,
-                    Call::Resume => driver.resume().await,
-                    Call::Reset => driver.reset().await,
+                match (call, wished) {
+                    (Call::Pause, _) => Ok(driver.pause().await?),
+                    (Call::Resume, _) => Ok(driver.resume().await?),
+                    (Call::Reset, _) => Ok(driver.reset().await?),
+                    (Call::Suspend, _) => Ok(driver.suspend().await?),
+                    (_, Some(wish)) => wishes::carry_out(&*driver, wish, &dir).await,
+                    (_, None) => Err(Error::failed("a wish", "was forgotten")),
                 }
             };
-            let result = match timeout(CALL, doing).await {
-                Ok(result) => result.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("{call:?} took longer than {} s", CALL.as_secs()).to_lowercase()),
-            };
-            Ok(Done::Called(call, result))
+            let late = || Error::Timeout { what: format!("{call:?}").to_lowercase(), seconds: limit.as_secs() };
+            let result = timeout(limit, doing).await.unwrap_or_else(|_| Err(late()));
+            let refusal = |error: Error| Refusal { message: error.to_string(), errno: error.errno() };
+            Ok(Done::Called(call, result.map_err(refusal)))
         });
     }
 
@@ -167,7 +182,7 @@ impl Actor {
         let guest = self.prepared.clone();
         let limit = if slot == Slot::Stop { GRACE + SLACK } else { KILL };
         self.tasks.spawn(slot, async move {
-            let Some(driver) = driver else { return Ok(Done::Ended(Ok(()))) };
+            let Some(driver) = driver else { return Ok(Done::Ended(Ok(()), false)) };
             let doing = async {
                 match slot {
                     Slot::Stop => {
@@ -183,7 +198,7 @@ impl Actor {
                 Ok(result) => result.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("ending the VM took longer than {} s", limit.as_secs())),
             };
-            Ok(Done::Ended(result))
+            Ok(Done::Ended(result, driver.is_suspended().await.unwrap_or(false)))
         });
     }
 
@@ -196,6 +211,7 @@ impl Actor {
             return;
         }
         let Some(prepared) = &self.prepared else { return };
+        self.drivers.send_replace(Some(Arc::clone(&prepared.driver)));
         let home = Home::at(self.dir.parent().unwrap_or(&self.dir));
         self.company = Company::begin(&home, &self.dir, prepared);
         self.line.send_replace(prepared.line.clone());
@@ -206,12 +222,25 @@ impl Actor {
         }
     }
 
+    /// Drops what is connected to the guest; others take its place when the guest is there again.
+    fn renew(&mut self) {
+        self.abandon_ready();
+        self.company = None;
+        self.forwards = Arc::from([]);
+        self.line.send_replace(None);
+        self.prepared = self.prepared.as_ref().map(|prepared| Arc::new(prepared.renewed()));
+    }
+
     fn forget(&mut self) {
         self.abandon_ready();
         self.company = None;
         self.forwards = Arc::from([]);
         self.line.send_replace(None);
-        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill));
+        self.drivers.send_replace(None);
+        self.wished = None;
+        // Whoever waits is told that the hostagent has nothing more to say.
+        self.asker = None;
+        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill | Slot::Online));
         self.vm = None;
         self.facts.driver_pid = None;
         self.facts.accelerator = None;

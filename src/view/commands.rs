@@ -14,7 +14,7 @@ use super::{Attr, View};
 use crate::config::Context;
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
-use crate::status::{Goal, State, Verb};
+use crate::status::{Goal, Resize, RestOrder, State, Verb};
 use crate::store::{self, Lock, Record};
 use crate::{agent, config, host};
 
@@ -22,6 +22,9 @@ use crate::{agent, config, host};
 const LEAVING: Duration = Duration::from_secs(3);
 /// One that died is replaced by another one within this.
 const REPLACED: Duration = Duration::from_secs(8);
+
+/// For so long what a guest said of its memory is said again.
+const MEMORY_AGE: Duration = Duration::from_secs(5);
 
 /// Held by file work alone, while a lima.yaml is made of the present one and put in its place.
 static DEFINING: Mutex<()> = Mutex::new(());
@@ -135,7 +138,7 @@ impl View {
 
     async fn try_move(&self, key: Key, snapshot: Snapshot, to: &Name) -> Result<()> {
         let from = snapshot.name.clone();
-        if snapshot.state().is_live() {
+        if snapshot.state().is_live() || snapshot.is_suspended() {
             let state = snapshot.state();
             return Err(Error::busy(from.to_string(), format!("is {state}; only a stopped instance can be renamed")));
         }
@@ -161,9 +164,14 @@ impl View {
         let done = match command {
             Command::Set { key: field, value } => {
                 let view = self.clone();
-                return self.redefine(key, move |snapshot| view.edited(snapshot, field, &value)).await;
+                self.redefine(key, move |snapshot| view.edited(snapshot, field, &value)).await?;
+                if field != "disk" {
+                    self.resize_running(key).await;
+                }
+                return Ok(());
             }
             Command::Verb(verb) => self.verb(key, verb).await,
+            Command::Restore(tag) => return self.restored(key, &tag).await,
             Command::Protect(protected) => {
                 let dir = self.snapshot(key)?.dir;
                 blocking(move || store::protect(&dir, protected)).await
@@ -177,6 +185,52 @@ impl View {
             Err(error) => self.refuse(Some(key), error),
         }
         done
+    }
+
+    async fn restored(&self, key: Key, tag: &str) -> Result<()> {
+        self.restore(key, tag).await.inspect_err(|error| self.refuse(Some(key), error))
+    }
+
+    /// Gives a running VM what its definition says by now. What cannot be is pending, as any other edit is.
+    async fn resize_running(&self, key: Key) {
+        let Ok(snapshot) = self.snapshot(key) else { return };
+        let runs = matches!(snapshot.state(), State::Running | State::Degraded | State::Paused);
+        let size = snapshot.loaded().and_then(|loaded| {
+            let cpus = u32::try_from(loaded.filled.cpus?).ok()?;
+            Some(Resize { cpus, memory: loaded.filled.memory.clone()? })
+        });
+        let (Live::Agent(_), true, Some(size)) = (&snapshot.live, runs, size) else { return };
+        match agent::resize(&snapshot.dir, &size).await {
+            Ok(_) => self.changed(key, Snapshot::reread),
+            Err(error) => tracing::info!("{}: {error}", snapshot.name),
+        }
+    }
+
+    /// Asks a running guest what it makes of its memory, unless that was asked a moment ago. Whoever reads is not kept
+    /// waiting: the next one sees it.
+    pub(super) fn ask_for_memory(&self, key: Key, node: &str) {
+        if !matches!(node, "status" | "status.json") {
+            return;
+        }
+        let mut ask = None;
+        if let Ok(snapshot) = self.0.tree.lock().snapshot(key, &self.0.host)
+            && matches!(snapshot.live, Live::Agent(_))
+            && matches!(snapshot.state(), State::Running | State::Degraded)
+            && snapshot.memory.as_ref().is_none_or(|(_, when)| when.elapsed() > MEMORY_AGE)
+        {
+            // Noted at once: a crowd of readers asks once.
+            let known = snapshot.memory.take().map(|(memory, _)| memory).unwrap_or_default();
+            snapshot.memory = Some((known, Instant::now()));
+            ask = Some(snapshot.dir.clone());
+        }
+        let Some(dir) = ask else { return };
+        let view = self.clone();
+        self.spawn(async move {
+            match agent::memory(&dir).await {
+                Ok(memory) => view.changed(key, |snapshot| snapshot.memory = Some((memory, Instant::now()))),
+                Err(error) => tracing::debug!("{}: {error}", dir.display()),
+            }
+        });
     }
 
     /// Gives a verb to the instance's hostagent. One that dies meanwhile is waited for to be replaced: verbs are
@@ -219,8 +273,17 @@ impl View {
     async fn verb_at_rest(&self, key: Key, snapshot: &Snapshot, verb: Verb) -> Result<()> {
         match verb {
             Verb::Start => self.start_agent(key, snapshot).await,
+            Verb::Resume if snapshot.is_suspended() => self.start_agent(key, snapshot).await,
+            Verb::Suspend if snapshot.state() == State::Suspended => Ok(()),
+            Verb::Stop if snapshot.is_suspended() => {
+                let way_out = "write start to go on, or kill to give up its memory";
+                Err(Error::busy("state", format!("stop: {} is suspended; {way_out}", snapshot.name)))
+            }
+            Verb::Kill if snapshot.is_suspended() => {
+                agent::at_rest(&self.0.home, &snapshot.name, &RestOrder::Discard).await
+            }
             Verb::Stop | Verb::Kill => self.settle(snapshot).await,
-            Verb::Restart | Verb::Pause | Verb::Resume | Verb::Reset => Err(Error::busy(
+            Verb::Restart | Verb::Pause | Verb::Resume | Verb::Suspend | Verb::Reset => Err(Error::busy(
                 "state",
                 format!("{verb}: {} is {}; write start first", snapshot.name, snapshot.state()),
             )),
@@ -339,6 +402,9 @@ fn may_be_deleted(snapshot: &Snapshot) -> Result<()> {
     match snapshot.state() {
         state if state.is_live() => {
             Err(Error::busy(name, format!("is {state}; write stop or kill to its state first")))
+        }
+        _ if snapshot.is_suspended() => {
+            Err(Error::busy(name, "is suspended; write kill to its state first, which gives up its memory"))
         }
         _ => Ok(()),
     }

@@ -24,6 +24,7 @@ impl View {
             Ok(Target::Disks) => return self.make_disk(name),
             Ok(Target::Jobs(key)) => return self.make_job(key, name),
             Ok(Target::Driver(DriverPlace::All)) if self.is_publisher(caller) => return self.show_driver(name).into(),
+            Ok(Target::Snapshots(key)) => return self.make_snapshot(key, name),
             Ok(_) => return self.refused(parent, Error::forbidden(name, "no directories can be made here")),
             Err(error) => return Err(error).into(),
         }
@@ -66,7 +67,8 @@ impl View {
                 Outcome::later(async move { if is_gone { view.hide(key) } else { view.delete(key).await } })
             }
             // Part of `rm -r` of the instance.
-            Ok(Target::WaitDir(_) | Target::SocketDir(_) | Target::Jobs(_)) => Ok(()).into(),
+            Ok(Target::WaitDir(_) | Target::SocketDir(_) | Target::Jobs(_) | Target::Snapshots(_)) => Ok(()).into(),
+            Ok(Target::Snapshot(key, tag)) => self.remove_snapshot(caller, key, &tag),
             Ok(Target::Job(key, name)) => self.remove_job(caller, key, &name),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
@@ -119,7 +121,8 @@ impl View {
                 Ok(())
             }
             // As for an instance: the rmdir that follows decides.
-            Target::DiskFile(..) | Target::Socket(..) | Target::RootLink(_) | Target::JobFile(..) => Ok(()),
+            Target::DiskFile(..) | Target::Socket(..) | Target::RootLink(_) => Ok(()),
+            Target::JobFile(..) | Target::SnapshotInfo(..) => Ok(()),
             Target::Images(_)
             | Target::Network(NetworkPlace::All | NetworkPlace::Entry(_))
             | Target::Driver(DriverPlace::All | DriverPlace::Entry(_))
@@ -132,6 +135,8 @@ impl View {
             | Target::Guests
             | Target::Jobs(_)
             | Target::Job(..)
+            | Target::Snapshots(_)
+            | Target::Snapshot(..)
             | Target::Config => {
                 Err(Error::Io { path: name.into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }

@@ -80,6 +80,13 @@ impl View {
         Ok(())
     }
 
+    /// Does something beside whoever asks.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = self.0.fleet.runtime.get() {
+            runtime.spawn(work);
+        }
+    }
+
     /// Reads instances that nobody has asked for yet, so that the first `cat list` finds them read.
     fn load_in_background(&self, keys: Vec<Key>) {
         let view = self.clone();
@@ -270,6 +277,9 @@ impl View {
             }
             let before = (snapshot.state(), snapshot.goal());
             snapshot.live = live;
+            if !snapshot.state().is_live() {
+                snapshot.memory = None;
+            }
             let after = (snapshot.state(), snapshot.goal());
             if before != after {
                 told = Some((snapshot.name.clone(), after));

@@ -69,6 +69,8 @@ pub enum Open {
         append: bool,
     },
     Log(GrowingFile),
+    /// Made when it was opened.
+    Bytes(Arc<[u8]>),
     /// A file of a job, to write.
     Job {
         key: Key,
@@ -117,6 +119,8 @@ impl Document {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Node(Key, NodeId),
+    /// A snapshot's `info`.
+    Snapshot(Key, String),
     Root(NodeId),
     Image(Place),
     Network(NetworkPlace),

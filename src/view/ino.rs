@@ -80,6 +80,10 @@ pub enum Target {
     Jobs(Key),
     Job(Key, String),
     JobFile(Key, String, JobFile),
+    /// `snapshots`, a snapshot in it, and the file of that.
+    Snapshots(Key),
+    Snapshot(Key, String),
+    SnapshotInfo(Key, String),
     Disk(String),
     DiskFile(String, DiskFile),
     Config,
@@ -99,6 +103,9 @@ impl Target {
             | Self::Jobs(key)
             | Self::Job(key, _)
             | Self::JobFile(key, ..)
+            | Self::Snapshots(key)
+            | Self::Snapshot(key, _)
+            | Self::SnapshotInfo(key, _)
             | Self::Scratch(key, _) => Some(*key),
             Self::Images(_) | Self::Network(_) | Self::Driver(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,

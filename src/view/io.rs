@@ -113,6 +113,10 @@ impl View {
                 }
                 Ok(Open::Scratch { key: *key, serial: *serial, append: mode.append })
             }
+            Target::SnapshotInfo(key, tag) => {
+                read_only("info")?;
+                self.text(Source::Snapshot(*key, tag.clone()))
+            }
             Target::JobFile(key, job, file) => self.open_job_file(*key, job, *file, mode),
             // The kernel follows it by itself.
             Target::RootLink(_) => {
@@ -131,6 +135,8 @@ impl View {
             | Target::Guests
             | Target::Jobs(_)
             | Target::Job(..)
+            | Target::Snapshots(_)
+            | Target::Snapshot(..)
             | Target::Config => {
                 Err(Error::Io { path: "directory".into(), source: std::io::Error::from_raw_os_error(libc::EISDIR) })
             }
@@ -148,10 +154,15 @@ impl View {
                 Ok(Open::Draft { document, bytes, dirty: mode.truncate, append: mode.append })
             }
             Body::Control { .. } | Body::Definition => self.text(Source::Node(key, id)),
-            Body::Show(_) | Body::Asked(_) | Body::Log(_) if mode.write => {
+            Body::Show(_) | Body::Asked(_) | Body::Log(_) | Body::Picture if mode.write => {
                 Err(Error::Denied { what: node.name.into() })
             }
-            Body::Show(_) | Body::Asked(_) => self.text(Source::Node(key, id)),
+            // `open_any` has it.
+            Body::Picture => Err(Error::unsupported(node.name, "cannot be opened so")),
+            Body::Show(_) | Body::Asked(_) => {
+                self.ask_for_memory(key, node.name);
+                self.text(Source::Node(key, id))
+            }
             Body::Log(file) => {
                 let name = self.0.tree.lock().instance(key)?.name.clone();
                 Ok(Open::Log(GrowingFile::new(self.0.home.path().join(name.as_str()).join(file))))
@@ -168,6 +179,7 @@ impl View {
         let mut tree = self.0.tree.lock();
         match source {
             Source::Node(key, id) => tree.rendered(*key, *id, &self.0.host),
+            Source::Snapshot(key, tag) => tree.snapshot_rendered(*key, tag, &self.0.host),
             Source::Root(id) => Ok(tree.root_rendered(*id, &self.0.host)),
             Source::Disk(name, file) => tree.disk_rendered(name, *file, &self.0.host),
             Source::Image(place) => tree.image_rendered(place),
@@ -201,6 +213,7 @@ impl View {
                 Ok(Got::Bytes(bytes[span(bytes.len(), offset, size)].to_vec()))
             }
             Open::Log(log) => log.read(offset, size).map(Got::Bytes),
+            Open::Bytes(bytes) => Ok(part(bytes, offset, size)),
             Open::Wait { done: true, told, .. } => Ok(Got::Bytes(told[span(told.len(), offset, size)].to_vec())),
             Open::Touch | Open::Job { .. } => Ok(Got::Bytes(Vec::new())),
             Open::Wait { .. } => Ok(Got::Wait),
@@ -360,7 +373,7 @@ fn is_steady(source: &Source) -> bool {
         Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml" | "effective.origins.yaml"),
         Source::Root(id) => id.root_node().body == RootBody::Readme,
         Source::Template(_) | Source::Config(_) => true,
-        Source::Disk(..) => false,
+        Source::Disk(..) | Source::Snapshot(..) => false,
     }
 }
 

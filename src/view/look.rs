@@ -12,9 +12,11 @@ use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
 use super::node::{
     Body, CONFIG_DIR, DEFINITION, DISKS_DIR, DRIVERS_DIR, GUEST_DIR, IMAGES_DIR, JOBS_DIR, NETWORKS_DIR, NodeId,
-    ROOT_LINK, RootBody, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
+    ROOT_LINK, RootBody, SNAPSHOTS_DIR, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
 };
+use super::picture::has_display;
 use super::scratch::{ScratchBody, ScratchFile};
+use super::snapshots_dir::INFO;
 use super::tree::{Instance, Tree};
 use super::wait::Condition;
 use super::{Attr, Caller, Kind, Opened, View};
@@ -71,7 +73,7 @@ impl View {
             Target::Config => Attr::directory(ino, 0, tree.config.changed, directory).uncached(),
             Target::ConfigFile(file) => self.config_attr(tree, *file)?,
             Target::RootNode(id) => self.root_attr(tree, ino, *id),
-            Target::Instance(key) => Attr::directory(ino, 3, tree.instance(*key)?.changed, directory),
+            Target::Instance(key) => Attr::directory(ino, 4, tree.instance(*key)?.changed, directory),
             Target::WaitDir(key) => Attr::directory(ino, 0, tree.instance(*key)?.changed, directory),
             Target::Wait(key, _) => Attr::file(ino, 0, tree.instance(*key)?.changed, 0o400).uncached(),
             Target::Scratch(key, serial) => {
@@ -82,6 +84,9 @@ impl View {
             Target::SocketDir(_) | Target::Socket(..) => self.socket_attr(tree, ino, target, directory)?,
             Target::Guests => Attr::directory(ino, 0, tree.changed, 0o700).uncached(),
             Target::Jobs(_) | Target::Job(..) | Target::JobFile(..) => self.job_attr(tree, ino, target)?,
+            Target::Snapshots(_) | Target::Snapshot(..) | Target::SnapshotInfo(..) => {
+                self.snapshot_attr(tree, ino, target, directory)?
+            }
             Target::RootLink(key) => root_link(ino, tree.instance(*key)?),
             Target::Disks | Target::Disk(_) | Target::DiskFile(..) => self.disk_attr(tree, ino, target, directory)?,
         })
@@ -110,6 +115,9 @@ impl View {
             let instance = tree.instance(key)?;
             let path = self.0.home.path().join(instance.name.as_str()).join(file);
             return Ok(log_attr(ino, &path, instance.changed, perm));
+        }
+        if matches!(node.body, Body::Picture) {
+            return self.picture_attr(tree, ino, key, perm);
         }
         let text = tree.rendered(key, id, &self.0.host)?;
         Ok(Attr::file(ino, text.bytes.len() as u64, text.mtime, perm))
@@ -145,8 +153,10 @@ impl View {
                 Body::Definition => self.resize_draft(fh, size, present),
                 // A shell's `>` on a control node: there is nothing to cut.
                 Body::Control { .. } => Ok(()),
-                Body::Show(_) | Body::Asked(_) | Body::Log(_) if size == present => Ok(()),
-                Body::Show(_) | Body::Asked(_) | Body::Log(_) => Err(Error::Denied { what: id.node().name.into() }),
+                _ if size == present => Ok(()),
+                Body::Show(_) | Body::Asked(_) | Body::Log(_) | Body::Picture => {
+                    Err(Error::Denied { what: id.node().name.into() })
+                }
             },
             Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
             Target::JobFile(_, _, file) if file.takes_writes() => Ok(()),
@@ -226,12 +236,14 @@ impl View {
             }
             Target::Config => found.extend(tree.config.entries().chain(scratch_entries(&tree, Key::CONFIG)?)),
             Target::Instance(key) => {
-                for id in NodeId::all() {
+                let has_display = has_display(tree.snapshot(*key, &self.0.host)?);
+                for id in NodeId::all().filter(|id| has_display || !matches!(id.node().body, Body::Picture)) {
                     found.push((id.node().name.into(), Target::Node(*key, id), Kind::File));
                 }
                 found.push((WAIT_DIR.into(), Target::WaitDir(*key), Kind::Directory));
                 found.push((SOCKETS_DIR.into(), Target::SocketDir(*key), Kind::Directory));
                 found.push((JOBS_DIR.into(), Target::Jobs(*key), Kind::Directory));
+                found.push((SNAPSHOTS_DIR.into(), Target::Snapshots(*key), Kind::Directory));
                 found.push((ROOT_LINK.into(), Target::RootLink(*key), Kind::Symlink));
                 found.extend(scratch_entries(&tree, *key)?);
             }
@@ -241,6 +253,10 @@ impl View {
             Target::Job(key, job) => {
                 let file = |file: JobFile| (file.name().into(), Target::JobFile(*key, job.clone(), file), Kind::File);
                 found.extend(JobFile::ALL.map(file));
+            }
+            Target::Snapshots(key) => found.extend(tree.snapshot_entries(*key, &self.0.host)?),
+            Target::Snapshot(key, tag) => {
+                found.push((INFO.into(), Target::SnapshotInfo(*key, tag.clone()), Kind::File));
             }
             Target::Disks => {
                 let names = tree.disks.names().map(|name| name.to_string());
@@ -293,6 +309,14 @@ impl View {
     fn child(&self, tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         match parent {
             Target::SocketDir(key) => self.socket_child(tree, *key, name),
+            Target::Snapshots(key) => match tree.has_snapshot(*key, name, &self.0.host) {
+                true => Ok(Target::Snapshot(*key, name.into())),
+                false => Err(missing(name)),
+            },
+            Target::Snapshot(key, tag) if name == INFO && tree.has_snapshot(*key, tag, &self.0.host) => {
+                Ok(Target::SnapshotInfo(*key, tag.clone()))
+            }
+            Target::Snapshot(..) => Err(missing(name)),
             parent => child(tree, parent, name),
         }
     }
@@ -353,6 +377,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             }
             if name == JOBS_DIR {
                 return Ok(Target::Jobs(*key));
+            }
+            if name == SNAPSHOTS_DIR {
+                return Ok(Target::Snapshots(*key));
             }
             if let Some(id) = NodeId::by_name(name) {
                 return Ok(Target::Node(*key, id));

@@ -28,12 +28,16 @@ pub enum Body {
     Definition,
     /// A file on disk that grows.
     Log(&'static str),
+    /// The display; made anew by each open.
+    Picture,
 }
 
 /// A parsed write to a control node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Verb(Verb),
+    /// Back to a snapshot.
+    Restore(String),
     Protect(bool),
     /// A top-level value of lima.yaml.
     Set {
@@ -62,7 +66,7 @@ pub const INSTANCE: &[Node] = &[
     },
     Node {
         name: "state",
-        doc: "one word; takes a verb: start stop restart kill pause resume reset",
+        doc: "one word; takes a verb: start stop restart kill pause resume suspend reset, or restore TAG",
         body: Body::Control { show: nodes::state, parse: nodes::parse_verb },
         public: true,
     },
@@ -103,13 +107,13 @@ pub const INSTANCE: &[Node] = &[
     },
     Node {
         name: "cpus",
-        doc: "the number of processors; takes a new one, which goes into lima.yaml",
+        doc: "the number of processors; takes a new one, which goes into lima.yaml, and into the VM where that can be",
         body: Body::Control { show: nodes::cpus, parse: nodes::parse_cpus },
         public: true,
     },
     Node {
         name: "memory",
-        doc: "the size of memory; takes a new one (4GiB), which goes into lima.yaml",
+        doc: "the size of memory; takes a new one (4GiB), which goes into lima.yaml, and into the VM where that can be",
         body: Body::Control { show: nodes::memory, parse: nodes::parse_memory },
         public: true,
     },
@@ -130,6 +134,12 @@ pub const INSTANCE: &[Node] = &[
         doc: "the same as ports, for programs",
         body: Body::Show(nodes::ports_json),
         public: true,
+    },
+    Node {
+        name: "screen.png",
+        doc: "the display, as it is when this is opened; listed where there may be one",
+        body: Body::Picture,
+        public: false,
     },
 ];
 
@@ -184,6 +194,8 @@ pub const CONFIG_DIR: &str = ".config";
 pub const GUEST_DIR: &str = ".guest";
 /// In an instance: command lines that run in the guest.
 pub const JOBS_DIR: &str = "jobs";
+/// In an instance: its snapshots.
+pub const SNAPSHOTS_DIR: &str = "snapshots";
 /// In an instance: leads to its guest's files.
 pub const ROOT_LINK: &str = "root";
 pub const ROOT_LIST: NodeId = NodeId(1);
@@ -192,7 +204,7 @@ pub const ROOT_ERROR: NodeId = NodeId(3);
 
 /// Whether a name in an instance is one of those that are no files.
 pub fn is_directory_of_ours(name: &str) -> bool {
-    matches!(name, WAIT_DIR | SOCKETS_DIR | ROOT_LINK | JOBS_DIR)
+    matches!(name, WAIT_DIR | SOCKETS_DIR | ROOT_LINK | JOBS_DIR | SNAPSHOTS_DIR)
 }
 
 impl NodeId {
@@ -225,7 +237,7 @@ impl Node {
     /// Permission bits.
     pub fn perm(&self, shared: bool) -> u16 {
         let own = match self.body {
-            Body::Show(_) | Body::Asked(_) | Body::Log(_) => 0o400,
+            Body::Show(_) | Body::Asked(_) | Body::Log(_) | Body::Picture => 0o400,
             Body::Control { .. } | Body::Definition => 0o600,
         };
         own | if shared && self.public { 0o044 } else { 0 }
@@ -248,7 +260,8 @@ mod tests {
     #[test]
     fn only_what_holds_no_secret_is_shown_to_others() {
         for node in INSTANCE {
-            let secret = ["lima.yaml", "status.json", "message", "log", "serial.log"].contains(&node.name);
+            let secret =
+                ["lima.yaml", "status.json", "message", "log", "serial.log", "screen.png"].contains(&node.name);
             let secret = secret || node.name.starts_with("effective.");
             assert!(!(secret && node.public), "{}", node.name);
         }

@@ -1,10 +1,11 @@
 //! All that is known of one instance, gathered so that nodes can be rendered without asking anybody.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
@@ -84,6 +85,14 @@ pub struct Snapshot {
     choice: Choice,
     /// The driver that it has.
     kept: Kept,
+    /// As its driver last told of them.
+    pub snapshots: Vec<limafs_driver::Snapshot>,
+    /// Being taken, and since when.
+    pub taking: Vec<(String, SystemTime)>,
+    /// Could not be taken, and why.
+    pub untaken: BTreeMap<String, String>,
+    /// What its guest made of its memory, when somebody asked.
+    pub memory: Option<(limafs_driver::Memory, Instant)>,
     pub live: Live,
     /// The latest refused write, until something succeeds.
     pub refusal: Option<(Timestamp, String)>,
@@ -109,6 +118,10 @@ impl Snapshot {
             record: None,
             choice,
             kept: Kept::Nothing,
+            snapshots: Vec::new(),
+            taking: Vec::new(),
+            untaken: BTreeMap::new(),
+            memory: None,
             live: Live::None,
             refusal: None,
             dir,
@@ -122,6 +135,7 @@ impl Snapshot {
         self.protected = self.dir.join(names::PROTECTED).exists();
         self.record = store::record(&self.dir);
         self.kept = store::kept_driver(&self.dir, self.record.as_ref());
+        self.snapshots = store::snapshots(&self.dir);
         self.ssh_config = self.read_text(names::SSH_CONFIG).map(Into::into);
         self.lima_version = self.read_text(names::LIMA_VERSION).unwrap_or_default().trim().to_owned();
         self.read_definition();
@@ -239,6 +253,7 @@ impl Snapshot {
     /// What the running VM was started with; `None` when there is none, or not of ours.
     fn started(&self) -> Option<&Started> {
         let ours = matches!(self.live, Live::Agent(_) | Live::Lost) && self.is_record_of_this_boot();
+        let ours = ours || self.is_suspended();
         self.record.as_ref().filter(|_| ours)?.started.as_ref()
     }
 
@@ -285,9 +300,15 @@ impl Snapshot {
                 {
                     State::Broken
                 }
+                (_, Some(record)) if record.state == State::Suspended => State::Suspended,
                 _ => State::Stopped,
             },
         }
+    }
+
+    /// There is no VM, but the memory of one: also of one that could not go on.
+    pub fn is_suspended(&self) -> bool {
+        matches!(self.live, Live::None) && self.record.as_ref().is_some_and(|record| record.suspended)
     }
 
     pub fn is_record_of_this_boot(&self) -> bool {
@@ -300,7 +321,8 @@ impl Snapshot {
             Live::Spawning { .. } | Live::Foreign { .. } => Goal::Running,
             Live::Lost => self.record.as_ref().map_or(Goal::Running, |record| record.goal),
             Live::None => {
-                self.record.as_ref().filter(|record| record.state == State::Broken).map_or(Goal::Stopped, |r| r.goal)
+                let failed = |record: &&Record| matches!(record.state, State::Broken | State::Suspended);
+                self.record.as_ref().filter(failed).map_or(Goal::Stopped, |record| record.goal)
             }
         }
     }

@@ -50,6 +50,8 @@ pub struct Instance {
     pub unlinked: Unlinked,
     /// `None` until somebody looks.
     pub jobs: Option<Jobs>,
+    /// Bytes of the last picture of its display, and when it was made.
+    pub picture: Option<(u64, SystemTime)>,
     /// When its listing last changed.
     pub changed: SystemTime,
     snapshot: Option<Box<Snapshot>>,
@@ -163,6 +165,7 @@ impl Tree {
             scratch: Scratch::default(),
             unlinked: Unlinked::default(),
             jobs: None,
+            picture: None,
             changed,
             snapshot: None,
             rendered: Vec::new(),
@@ -344,6 +347,6 @@ fn bytes_of(id: NodeId, snapshot: &Snapshot) -> Arc<[u8]> {
     match id.node().body {
         Body::Show(show) | Body::Asked(show) | Body::Control { show, .. } => show(snapshot).into_bytes().into(),
         Body::Definition => snapshot.text(),
-        Body::Log(_) => Arc::from([]),
+        Body::Log(_) | Body::Picture => Arc::from([]),
     }
 }

@@ -26,6 +26,8 @@ pub enum Condition {
     Settled,
     /// This host port is forwarded.
     Port(u16),
+    /// This snapshot is taken.
+    Snapshot(String),
 }
 
 impl Condition {
@@ -36,6 +38,9 @@ impl Condition {
         if let Some(port) = name.strip_prefix("port:") {
             return port.parse().ok().filter(|port| *port != 0).map(Self::Port);
         }
+        if let Some(tag) = name.strip_prefix("snapshot:") {
+            return (!tag.is_empty()).then(|| Self::Snapshot(tag.to_owned()));
+        }
         State::parse(name).map(|state| Self::State(state.word()))
     }
 
@@ -45,6 +50,7 @@ impl Condition {
         match self {
             Self::State(word) if state.word() == *word => Some(Ok(format!("{word}\n"))),
             Self::Port(port) if is_forwarded(snapshot, *port) => Some(Ok(format!("{port}\n"))),
+            Self::Snapshot(tag) => check_snapshot(snapshot, tag),
             // A failed start also ends the wait for anything that would come after it.
             _ if state == State::Broken && !matches!(snapshot.live, Live::Lost) => Some(Err(failed(snapshot))),
             Self::State("Running") | Self::Settled if state == State::Degraded => Some(Err(failed(snapshot))),
@@ -54,6 +60,15 @@ impl Condition {
     }
 }
 
+/// One that nobody has asked for is waited for, as a port is.
+fn check_snapshot(snapshot: &Snapshot, tag: &str) -> Option<Result<String>> {
+    if snapshot.snapshots.iter().any(|taken| taken.tag == tag) {
+        return Some(Ok(format!("{tag}\n")));
+    }
+    let why = snapshot.untaken.get(tag)?;
+    Some(Err(Error::failed(format!("snapshot {tag} of {}", snapshot.name), why)))
+}
+
 fn is_settled(snapshot: &Snapshot) -> bool {
     if matches!(snapshot.live, Live::Spawning { .. } | Live::Lost) {
         return false;
@@ -61,7 +76,8 @@ fn is_settled(snapshot: &Snapshot) -> bool {
     match snapshot.goal() {
         Goal::Running => snapshot.state() == State::Running,
         Goal::Paused => snapshot.state() == State::Paused,
-        Goal::Stopped => matches!(snapshot.state(), State::Stopped | State::Uninitialized | State::Suspended),
+        Goal::Suspended => snapshot.state() == State::Suspended,
+        Goal::Stopped => matches!(snapshot.state(), State::Stopped | State::Uninitialized),
     }
 }
 
@@ -224,8 +240,9 @@ mod tests {
     fn names_that_mean_nothing_are_no_conditions() {
         assert_eq!(Condition::parse("Running"), Some(Condition::State("Running")));
         assert_eq!(Condition::parse("settled"), Some(Condition::Settled));
+        assert_eq!(Condition::parse("snapshot:a"), Some(Condition::Snapshot("a".into())));
         assert_eq!(Condition::parse("port:8080"), Some(Condition::Port(8080)));
-        for name in ["running", "port:", "port:0", "port:65536", "port:x", ""] {
+        for name in ["running", "port:", "port:0", "port:65536", "port:x", "snapshot:", ""] {
             assert_eq!(Condition::parse(name), None, "{name}");
         }
     }

@@ -250,7 +250,14 @@ impl Batch {
                 Some(names::QMP_SOCK) if mask.contains(EventMask::CREATE) => {
                     self.instances.insert(key);
                 }
-                Some(names::LIMA_YAML | names::LIMA_VERSION | names::RECORD | names::PROTECTED | names::SSH_CONFIG) => {
+                Some(
+                    names::LIMA_YAML
+                    | names::LIMA_VERSION
+                    | names::RECORD
+                    | names::PROTECTED
+                    | names::SSH_CONFIG
+                    | names::SNAPSHOTS,
+                ) => {
                     self.instances.insert(key);
                 }
                 Some(names::JOBS_DIR) => {

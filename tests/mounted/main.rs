@@ -14,6 +14,7 @@ mod foreign;
 mod guest;
 mod images;
 mod knobs;
+mod life;
 mod lifecycle;
 mod names;
 mod outside;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     all.extend(scratch::cases());
     all.extend(knobs::cases());
     all.extend(lifecycle::cases());
+    all.extend(life::cases());
     all.extend(foreign::cases());
     all.extend(guest::cases());
     all.extend(semantics::cases());

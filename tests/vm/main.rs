@@ -14,6 +14,7 @@ mod guest;
 mod guestagent;
 mod jobs;
 mod kills;
+mod life;
 mod mounts;
 mod networks;
 mod provision;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     all.extend(files::cases());
     all.extend(jobs::cases());
     all.extend(kills::cases());
+    all.extend(life::cases());
     all.extend(networks::cases());
     all.extend(guestagent::cases());
     all.extend(forwards::cases());

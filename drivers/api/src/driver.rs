@@ -1,5 +1,5 @@
 //! The driver trait. Its words are Lima 2.2's; `about`, `health`, `attach`, `pause`, `resume`, `reset`, `suspend`,
-//! `screenshot`, `memory` and `resize` are ours.
+//! `is_suspended`, `discard_suspended`, `screenshot`, `memory` and `resize` are ours.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::{About, Error, Health, Instance, Result};
 
 /// Runs VMs of one kind, one instance per value.
 ///
-/// Called by one task at a time except for `kill`, which may overlap any other call. Every method must be
+/// Called by one task at a time except for `kill`, `screenshot` and `memory`, which may overlap any other call. Every method must be
 /// cancel-safe in this sense: dropping its future leaves the VM either as it was or as the call would have left it.
 #[async_trait]
 pub trait Driver: Send + Sync {
@@ -77,6 +77,16 @@ pub trait Driver: Send + Sync {
     /// A failure leaves the VM running.
     async fn suspend(&self) -> Result<()> {
         Err(self.unsupported("suspend"))
+    }
+
+    /// Whether there is no VM, but what `suspend` has saved of one.
+    async fn is_suspended(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Gives up what `suspend` has saved: the next `start` boots. Success when there is nothing.
+    async fn discard_suspended(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Snapshots of the instance, running or not; oldest first.

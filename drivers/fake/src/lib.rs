@@ -5,6 +5,7 @@
 //! directory; see [`Behaviour`].
 
 mod process;
+mod snapshots;
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use limafs_driver::{About, Accelerator, Driver, Error, Info, Instance, Result, Vm, VmEvent};
+use limafs_driver::{About, Accelerator, Driver, Error, Info, Instance, Memory, Result, Snapshot, Vm, VmEvent};
 use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
@@ -21,6 +22,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::process::Process;
+
+/// Where it is, the next start goes on.
+const SAVED: &str = "fake.suspended";
 
 /// How the fake VM behaves; the default is well.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -39,6 +43,22 @@ pub struct Behaviour {
     /// `stop` gets no answer and ends in a kill.
     pub ignore_powerdown: bool,
     pub refuse_pause: bool,
+    /// `suspend` fails with these words; the VM runs on.
+    pub fail_suspend: Option<String>,
+    /// What is saved cannot be gone on with, for this reason.
+    pub fail_resume: Option<String>,
+    /// A snapshot takes so many milliseconds.
+    pub snapshot_ms: u64,
+    /// One cannot be taken, for this reason.
+    pub fail_snapshot: Option<String>,
+    /// The bytes of the display; without them there is none.
+    pub screen: Option<String>,
+    /// The display never comes.
+    pub hang_screen: bool,
+    /// What the guest says of its memory: available bytes.
+    pub available: Option<u64>,
+    /// A running VM can be given so many processors.
+    pub most_cpus: u32,
     /// Lines for the boot channel, sent at the start.
     pub boot: Vec<String>,
 }
@@ -171,12 +191,16 @@ impl Driver for Fake {
             std::future::pending::<()>().await;
         }
         let dir = self.instance()?.dir;
+        if let (true, Some(why)) = (dir.join(SAVED).exists(), behaviour.fail_resume) {
+            return Err(Error::failed("start", why));
+        }
         if Process::find(&pid_file(&dir)).is_some() {
             return Err(Error::failed("start", "the VM runs already"));
         }
         let process = Process::spawn(&pid_file(&dir), behaviour.die_after_ms.or(behaviour.power_off_after_ms))?;
         write(&pid_file(&dir), &format!("{}\n", process.pid()))?;
-        write(&dir.join("serial.log"), "the fake VM sleeps\n")?;
+        let goes_on = remove(&dir.join(SAVED))?;
+        write(&dir.join("serial.log"), if goes_on { "the fake VM sleeps on\n" } else { "the fake VM sleeps\n" })?;
         let (running, events) = self.watch(process, &dir);
         for line in behaviour.boot {
             tell(&running, VmEvent::Boot(line)).await;
@@ -229,6 +253,76 @@ impl Driver for Fake {
         Ok(())
     }
 
+    async fn suspend(&self) -> Result<()> {
+        let mut running = self.running()?.ok_or(Error::NotRunning)?;
+        if let Some(why) = self.behaviour()?.fail_suspend {
+            return Err(Error::failed("suspend", why));
+        }
+        write(&self.instance()?.dir.join(SAVED), "")?;
+        running.stopping.send_replace(true);
+        // A paused one takes the signal when it goes on.
+        let _ = running.process.signal(Signal::TERM).and_then(|()| running.process.signal(Signal::CONT));
+        // An error means that the watching ended, with the process.
+        let _ = running.gone.wait_for(|gone| *gone).await;
+        Ok(())
+    }
+
+    async fn is_suspended(&self) -> Result<bool> {
+        let dir = self.instance()?.dir;
+        Ok(dir.join(SAVED).exists() && Process::find(&pid_file(&dir)).is_none())
+    }
+
+    async fn discard_suspended(&self) -> Result<()> {
+        remove(&self.instance()?.dir.join(SAVED)).map(drop)
+    }
+
+    async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        snapshots::list(&self.instance()?.dir)
+    }
+
+    async fn create_snapshot(&self, tag: &str) -> Result<()> {
+        let told = self.behaviour()?;
+        tokio::time::sleep(Duration::from_millis(told.snapshot_ms)).await;
+        if let Some(why) = told.fail_snapshot {
+            return Err(Error::failed("snapshot", why));
+        }
+        let has_memory = self.running()?.is_some();
+        snapshots::take(&self.instance()?.dir, tag, has_memory)
+    }
+
+    async fn apply_snapshot(&self, tag: &str) -> Result<()> {
+        snapshots::apply(&self.instance()?.dir, tag)
+    }
+
+    async fn delete_snapshot(&self, tag: &str) -> Result<()> {
+        snapshots::delete(&self.instance()?.dir, tag)
+    }
+
+    async fn screenshot(&self) -> Result<Vec<u8>> {
+        let told = self.behaviour()?;
+        if told.hang_screen {
+            std::future::pending::<()>().await;
+        }
+        let none =
+            || Error::Unsupported { driver: "fake".into(), operation: "take a picture of a VM without a display" };
+        told.screen.map(String::into_bytes).ok_or_else(none)
+    }
+
+    async fn memory(&self) -> Result<Memory> {
+        match self.behaviour()?.available {
+            Some(available) => Ok(Memory { available: Some(available), ..Memory::default() }),
+            None => Err(self.unsupported("memory statistics")),
+        }
+    }
+
+    async fn resize(&self, cpus: u32, _memory: u64) -> Result<()> {
+        match self.behaviour()?.most_cpus {
+            0 => Err(self.unsupported("resize")),
+            most if cpus > most => Err(Error::invalid("cpus", format!("the VM that runs has room for {most}"))),
+            _ => Ok(()),
+        }
+    }
+
     /// Empty: the guest has no ssh, and is ready when it runs.
     async fn ssh_address(&self) -> Result<String> {
         Ok(String::new())
@@ -263,6 +357,15 @@ async fn tell(running: &Running, event: VmEvent) {
     if let Some(events) = running.events.upgrade() {
         // Nobody may be listening any more.
         let _ = events.send(event).await;
+    }
+}
+
+/// Says whether there was one.
+fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(path)(error)),
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use limafs_driver::DataDisk;
 
 use crate::display::{Display, Sound};
+use crate::hotplug;
 use crate::image::Format;
 use crate::machine::Machine;
 use crate::names;
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
     pub accelerator: String,
     pub cpu: String,
     pub cpus: u32,
+    /// With those that may be plugged in.
+    pub max_cpus: u32,
     pub memory_mib: u64,
     pub name: String,
     pub dir: PathBuf,
@@ -132,7 +135,7 @@ pub(crate) fn command_line(plan: &Plan) -> Vec<OsString> {
 
 fn processor(line: &mut Line, plan: &Plan) {
     let machine = plan.machine;
-    line.option("-m", plan.memory_mib.to_string());
+    line.option("-m", hotplug::memory(machine, plan.memory_mib));
     if !plan.virtiofs.is_empty() {
         // What virtiofsd must see. No file in /dev/shm, as with Lima: that may be much smaller than a guest.
         line.option("-object", format!("memory-backend-memfd,id=virtiofs-shm,size={}M,share=on", plan.memory_mib));
@@ -155,7 +158,7 @@ fn processor(line: &mut Line, plan: &Plan) {
         line.option("-machine", machine.machine);
         line.option("-accel", &plan.accelerator);
     }
-    line.option("-smp", format!("{0},sockets=1,cores={0},threads=1", plan.cpus));
+    line.option("-smp", hotplug::smp(plan.cpus, plan.max_cpus));
 }
 
 /// Size of TCG's cache of translated code. A small guest boots as fast with 64 MiB, which saves as much memory on

@@ -10,6 +10,7 @@ fn plan(arch: &str, accelerator: &str) -> Plan {
         accelerator: accelerator.into(),
         cpu: "max".into(),
         cpus: 2,
+        max_cpus: 2,
         memory_mib: 4096,
         name: "foo".into(),
         dir: "/h/foo".into(),
@@ -149,7 +150,7 @@ fn virtiofs_has_memory_that_is_shared_and_a_device_for_each_directory() {
     };
     plan.virtiofs = vec![share(0), share(1)];
     let text = text(&plan);
-    let memory = "\n-m 4096\n-object memory-backend-memfd,id=virtiofs-shm,size=4096M,share=on\n-machine memory-backend=virtiofs-shm\n";
+    let memory = "\n-m 4096,slots=8,maxmem=16384M\n-object memory-backend-memfd,id=virtiofs-shm,size=4096M,share=on\n-machine memory-backend=virtiofs-shm\n";
     assert!(text.contains(memory), "{text}");
     assert!(text.contains(
         "

@@ -59,23 +59,33 @@ async fn grow(disk: &Path, image: &Image, size: u64) -> Result<()> {
 }
 
 async fn qemu_img(arguments: [&OsStr; 4], file: &Path, size: u64) -> Result<()> {
+    let size = size.to_string();
+    let last = [OsStr::new("--"), file.as_os_str(), size.as_ref()];
+    run_qemu_img(arguments.into_iter().chain(last), DEADLINE).await.map(drop)
+}
+
+/// Runs `qemu-img` and returns what it prints.
+pub(crate) async fn run_qemu_img(
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    limit: Duration,
+) -> Result<Vec<u8>> {
     let missing = || Error::Missing { what: QEMU_IMG.into(), fix: "apt-get install qemu-utils".into() };
     let program = program::in_path(QEMU_IMG).ok_or_else(missing)?;
     let mut command = Command::new(program);
-    command.args(arguments).arg("--").arg(file).arg(size.to_string()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(DEADLINE, command.output())
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(limit, command.output())
         .await
-        .map_err(|_| Error::Timeout { what: QEMU_IMG.into(), seconds: DEADLINE.as_secs() })?
+        .map_err(|_| Error::Timeout { what: QEMU_IMG.into(), seconds: limit.as_secs() })?
         .map_err(Error::io(QEMU_IMG))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     let words = String::from_utf8_lossy(&output.stderr);
     Err(Error::failed("disk", words.lines().last().unwrap_or("qemu-img failed without a word")))
 }
 
 /// Renames within a directory, lastingly.
-fn rename(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(Error::io(from))?;
     let Some(dir) = to.parent() else { return Ok(()) };
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(dir))

@@ -15,11 +15,14 @@ mod daemon;
 mod descriptors;
 mod disk;
 mod display;
+mod drives;
 mod firmware;
 #[cfg(test)]
 mod golden_tests;
 mod health;
+mod hotplug;
 mod image;
+mod job;
 mod kvm;
 mod machine;
 mod monitor;
@@ -28,7 +31,11 @@ mod plan;
 mod process;
 mod program;
 mod qmp;
+mod screen;
+mod shape;
+mod snapshot;
 mod support;
+mod suspend;
 mod swtpm;
 mod virtiofsd;
 mod vm;
@@ -43,7 +50,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use limafs_driver::{
-    About, Accelerator, Driver, Error, Features, Health, Info, Instance, Priority, Result, Vm, VmEvent,
+    About, Accelerator, Driver, Error, Features, Health, Info, Instance, Memory, Priority, Result, Snapshot, Vm,
+    VmEvent,
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -51,6 +59,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::command_line::Plan;
 use crate::process::Process;
+use crate::suspend::Saved;
 use crate::vm::Running;
 
 /// How long QEMU may take until it answers.
@@ -107,6 +116,38 @@ impl Qemu {
     async fn command(&self, command: &'static str) -> Result<()> {
         let running = self.running().await?.ok_or(Error::NotRunning)?;
         running.qmp.execute(command, None).await.map(drop)
+    }
+
+    async fn live(&self) -> Result<Arc<Running>> {
+        self.running().await?.ok_or(Error::NotRunning)
+    }
+
+    /// A change of the disk would make what was saved worthless.
+    fn not_suspended<'a>(&self, instance: &'a Instance) -> Result<&'a Instance> {
+        match suspend::saved(&instance.dir)? {
+            None => Ok(instance),
+            Some(_) => Err(Error::failed("snapshot", "the instance is suspended; start it, or kill it")),
+        }
+    }
+
+    /// Starts QEMU anew and fills it with the memory of a suspended VM.
+    async fn go_on(&self, instance: &Instance, saved: &Saved) -> Result<Vm> {
+        let words = saved.command_line(instance.ssh_local_port)?;
+        clear(&instance.dir)?;
+        let (process, stderr) = Process::spawn(&words, Stdio::piped())?;
+        let (running, events) = self.watch(Running::watch(process, &instance.dir, stderr, Vec::new()));
+        let filled = async {
+            wait_for_answer(&running).await?;
+            suspend::resume(&running, &instance.dir).await
+        };
+        if let Err(error) = filled.await {
+            // What was saved is kept: the next start tries again.
+            running.kill().await?;
+            return Err(error);
+        }
+        let name = accelerator::of_arguments(saved.arguments()).unwrap_or_default();
+        let accelerator = Accelerator { name, reason: "chosen before the VM was suspended".into() };
+        Ok(Vm { pid: Some(running.process.pid()), accelerator: Some(accelerator), events })
     }
 
     async fn accelerator(&self, instance: &Instance) -> Result<Accelerator> {
@@ -175,6 +216,9 @@ impl Driver for Qemu {
             let late = |_| Error::Timeout { what: "the end of the last VM".into(), seconds: START_DEADLINE.as_secs() };
             timeout(START_DEADLINE, last.gone()).await.map_err(late)?;
         }
+        if let Some(saved) = suspend::saved(&instance.dir)? {
+            return self.go_on(&instance, &saved).await;
+        }
         let machine = configure::machine(&instance)?;
         let program = program::find(machine).await?;
         plan::check_version(&instance, &program)?;
@@ -195,6 +239,10 @@ impl Driver for Qemu {
 
     async fn attach(&self) -> Result<Option<Vm>> {
         let Some((running, events)) = self.find().await? else { return Ok(None) };
+        if snapshot::is_running(&running).await.unwrap_or(false) {
+            // The disk is no longer that of any file.
+            suspend::discard(&self.instance()?.dir)?;
+        }
         let name = accelerator::of_arguments(&running.process.arguments());
         let now = self.accelerator(&self.instance()?).await.ok();
         let accelerator = name.map(|name| match now {
@@ -232,6 +280,7 @@ impl Driver for Qemu {
     }
 
     async fn resume(&self) -> Result<()> {
+        suspend::discard(&self.instance()?.dir)?;
         self.command("cont").await
     }
 
@@ -250,6 +299,68 @@ impl Driver for Qemu {
         let port = vnc["service"].as_str().filter(|port| port.parse::<u16>().is_ok());
         port.map(str::to_owned).ok_or_else(|| Error::failed("VNC", "the VM has no such display"))
     }
+    async fn suspend(&self) -> Result<()> {
+        let dir = self.instance()?.dir;
+        in_a_task(suspend::suspend(self.live().await?, dir)).await
+    }
+
+    async fn is_suspended(&self) -> Result<bool> {
+        let instance = self.instance()?;
+        Ok(suspend::saved(&instance.dir)?.is_some() && find_process(instance.dir).await?.is_none())
+    }
+
+    async fn discard_suspended(&self) -> Result<()> {
+        suspend::discard(&self.instance()?.dir)
+    }
+
+    async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let dir = self.instance()?.dir;
+        match self.running().await? {
+            Some(running) => snapshot::of_running(&running, &dir).await,
+            None => snapshot::of_stopped(&dir).await,
+        }
+    }
+
+    async fn create_snapshot(&self, tag: &str) -> Result<()> {
+        let instance = self.instance()?;
+        match self.running().await? {
+            Some(running) => in_a_task(snapshot::take(running, instance.dir, tag.into())).await,
+            None => snapshot::take_stopped(self.not_suspended(&instance)?, tag).await,
+        }
+    }
+
+    async fn apply_snapshot(&self, tag: &str) -> Result<()> {
+        let instance = self.instance()?;
+        match self.running().await? {
+            Some(running) => in_a_task(snapshot::apply(running, instance.dir, tag.into())).await,
+            None => snapshot::apply_stopped(self.not_suspended(&instance)?, tag).await,
+        }
+    }
+
+    async fn delete_snapshot(&self, tag: &str) -> Result<()> {
+        let instance = self.instance()?;
+        match self.running().await? {
+            Some(running) => in_a_task(snapshot::remove(running, instance.dir, tag.into())).await,
+            None => snapshot::remove_stopped(self.not_suspended(&instance)?, tag).await,
+        }
+    }
+
+    async fn screenshot(&self) -> Result<Vec<u8>> {
+        screen::shot(&*self.live().await?, &self.instance()?.dir).await
+    }
+
+    async fn memory(&self) -> Result<Memory> {
+        screen::memory(&*self.live().await?).await
+    }
+
+    async fn resize(&self, cpus: u32, memory: u64) -> Result<()> {
+        hotplug::resize(&*self.live().await?, &self.instance()?, cpus, memory).await
+    }
+}
+
+/// What must not be left in the middle goes on when its caller has given up waiting.
+async fn in_a_task(work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    tokio::spawn(work).await.map_err(|error| Error::failed("QEMU driver", error))?
 }
 
 /// Reading every process's arguments may block on one that is stuck.

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use limafs_driver::{Error, Result, VmEvent};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
@@ -32,6 +33,8 @@ const DELIVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Request {
     command: &'static str,
     arguments: Option<Value>,
+    /// Goes to QEMU with the command.
+    file: Option<OwnedFd>,
     answer: Answer,
 }
 
@@ -57,9 +60,18 @@ impl Client {
     }
 
     pub(crate) async fn execute(&self, command: &'static str, arguments: Option<Value>) -> Result<Value> {
+        self.request(command, arguments, None).await
+    }
+
+    /// Gives QEMU an open file, under a name.
+    pub(crate) async fn give(&self, name: &str, file: OwnedFd) -> Result<()> {
+        self.request("getfd", Some(json!({ "fdname": name })), Some(file)).await.map(drop)
+    }
+
+    async fn request(&self, command: &'static str, arguments: Option<Value>, file: Option<OwnedFd>) -> Result<Value> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
-            self.0.send(Request { command, arguments, answer }).await.map_err(|_| Error::NotRunning)?;
+            self.0.send(Request { command, arguments, file, answer }).await.map_err(|_| Error::NotRunning)?;
             answered.await.map_err(|_| Error::NotRunning)?.map_err(|why| Error::failed(command, why))
         };
         let late =
@@ -151,12 +163,13 @@ impl Monitor {
                         pass(answer, result);
                     }
                 }
-                Next::Request(Request { command, arguments, answer }) => {
-                    let id = connection.send(command, arguments.as_ref()).await?;
+                Next::Request(Request { command, arguments, file, answer }) => {
+                    let file = file.as_ref().map(AsFd::as_fd);
+                    let id = connection.send(command, arguments.as_ref(), file).await?;
                     open.retain(|_, answer: &mut Answer| !answer.is_closed());
                     open.insert(id, answer);
                 }
-                Next::Ask => asked = Some((connection.send("query-status", None).await?, Instant::now())),
+                Next::Ask => asked = Some((connection.send("query-status", None, None).await?, Instant::now())),
                 Next::Silence => self.answers(false).await,
                 Next::End => return self.drain(connection).await,
             }
@@ -202,7 +215,8 @@ impl Monitor {
     /// The state itself, for events that were missed while not connected.
     async fn status(&mut self, status: Value) {
         match status["status"].as_str() {
-            Some("paused") => self.paused(true).await,
+            // The latter after a suspend that was begun and not ended.
+            Some("paused" | "postmigrate") => self.paused(true).await,
             Some("running") => self.paused(false).await,
             _ => {}
         }

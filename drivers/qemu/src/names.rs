@@ -53,3 +53,13 @@ pub(crate) const BOOT_PORT: &str = "io.limafs.boot.0";
 pub(crate) fn virtiofsd_socket(dir: &Path, index: usize) -> PathBuf {
     dir.join(format!("virtiofsd-{index}.sock"))
 }
+
+/// Ours: the memory of a suspended VM, while it is being written, and whole.
+pub(crate) const SAVING: &str = "limafs.suspended.tmp";
+pub(crate) const SAVED: &str = "limafs.suspended";
+/// Ours: what a suspended VM was started with. Where it is, the next start goes on from [`SAVED`].
+pub(crate) const SAVED_RECORD: &str = "limafs.suspended.json";
+/// Ours: which machine each snapshot with memory is of.
+pub(crate) const SHAPES: &str = "limafs.shapes.json";
+/// Ours: the display, on its way to whoever asked for it.
+pub(crate) const SCREEN: &str = "limafs.screen.png";

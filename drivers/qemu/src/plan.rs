@@ -9,7 +9,7 @@ use crate::command_line::{Link, Plan};
 use crate::image::{self, Format};
 use crate::machine::Machine;
 use crate::program::{Program, Version};
-use crate::{configure, display, firmware, names};
+use crate::{configure, display, firmware, hotplug, names};
 
 /// Reads the instance directory; starts nothing.
 pub(crate) fn plan(
@@ -31,6 +31,7 @@ pub(crate) fn plan(
         data_disks: instance.data_disks.clone(),
         cpu: cpu(instance, machine, &program, accelerator)?,
         cpus: instance.cpus,
+        max_cpus: hotplug::max_cpus(machine, instance.cpus),
         memory_mib: (instance.memory >> 20).next_multiple_of(machine.memory_step_mib),
         name: instance.name.clone(),
         dir: dir.clone(),
@@ -75,7 +76,7 @@ fn disk_format(dir: &Path) -> Result<Format> {
 }
 
 /// Where Lima keeps them: beside the instance. Their formats come from their headers, as that of `disk` does.
-fn additional_disks(instance: &Instance) -> Result<Vec<(PathBuf, Format)>> {
+pub(crate) fn additional_disks(instance: &Instance) -> Result<Vec<(PathBuf, Format)>> {
     let home = instance.dir.parent().unwrap_or(&instance.dir);
     let disk = |disk: &limafs_driver::Disk| {
         let path = home.join(names::DISKS).join(&disk.name).join(names::DATA_DISK);

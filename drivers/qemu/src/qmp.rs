@@ -1,13 +1,16 @@
 //! QEMU's monitor protocol: one connection. Bounded and lenient: what cannot be read is counted and skipped, since
 //! a bad line says nothing about the guest. Starts and ends nothing.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use limafs_driver::{Error, Result};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
@@ -50,7 +53,7 @@ impl Connection {
 
     async fn negotiate(&mut self) -> io::Result<()> {
         while self.next().await? != Message::Greeting {}
-        let id = self.send("qmp_capabilities", None).await?;
+        let id = self.send("qmp_capabilities", None, None).await?;
         loop {
             match self.next().await? {
                 Message::Answer { id: answered, result } if answered == Some(id) => {
@@ -61,8 +64,13 @@ impl Connection {
         }
     }
 
-    /// Sends a command and returns the id that its answer will bear.
-    pub(crate) async fn send(&mut self, command: &str, arguments: Option<&Value>) -> io::Result<u64> {
+    /// Sends a command, and with it a descriptor for `getfd`; returns the id that its answer will bear.
+    pub(crate) async fn send(
+        &mut self,
+        command: &str,
+        arguments: Option<&Value>,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<u64> {
         self.last_id += 1;
         let mut request = json!({ "execute": command, "id": self.last_id });
         if let Some(arguments) = arguments {
@@ -70,10 +78,29 @@ impl Connection {
         }
         let line = format!("{request}\r\n");
         // A stopped QEMU reads nothing; its socket buffer takes thousands of commands before this waits.
-        timeout(WRITE_DEADLINE, self.writer.write_all(line.as_bytes()))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let writing = async {
+            let sent = match file {
+                Some(file) => self.pass(line.as_bytes(), file).await?,
+                None => 0,
+            };
+            self.writer.write_all(&line.as_bytes()[sent..]).await
+        };
+        timeout(WRITE_DEADLINE, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(self.last_id)
+    }
+
+    /// Sends the beginning of a line together with a descriptor; says how long that beginning was.
+    async fn pass(&self, line: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+        let stream: &UnixStream = self.writer.as_ref();
+        let descriptors = [file];
+        stream
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(&descriptors));
+                Ok(sendmsg(stream.as_fd(), &[IoSlice::new(line)], &mut control, SendFlags::empty())?)
+            })
+            .await
     }
 
     /// Returns the next message; an error when the connection ended. Cancel-safe.

@@ -55,7 +55,7 @@ fn served() -> Served {
     let (requests_to, requests) = mpsc::channel(4);
     let (end, ended) = oneshot::channel();
     let line = watch::Sender::new(None);
-    let sources = Sources::new(watched, events.clone(), requests_to, line.subscribe());
+    let sources = Sources::new(watched, events.clone(), requests_to, line.subscribe(), watch::channel(None).1);
     let mut server = JoinSet::new();
     server.spawn(serve(listener, sources, ended));
     Served { path, status, events, requests, line, end, server, _temp: temp }

@@ -12,7 +12,7 @@ pub fn apply(machine: &mut Machine, found: Found) -> Vec<Action> {
     *machine = Machine { phase: Phase::Up, goal: found.goal, vm: true, settled: true, ..Machine::default() };
     match found.state {
         State::Running => machine.ready = true,
-        State::Stopping => machine.again = found.goal != Goal::Stopped,
+        State::Stopping => machine.again = !matches!(found.goal, Goal::Stopped | Goal::Suspended),
         State::Paused => {
             machine.phase = if found.paused { Phase::Paused } else { Phase::Up };
             machine.goal = if found.paused { Goal::Paused } else { Goal::Running };
@@ -38,6 +38,8 @@ fn with_nothing(machine: &mut Machine, found: Found) -> Vec<Action> {
     let restarting = found.state == State::Stopping && found.goal == Goal::Running;
     let why = match found.state {
         State::Broken => found.errors,
+        _ if machine.suspended && restarting => return begin(machine),
+        _ if machine.suspended => vec![],
         state if !state.is_live() || !found.same_boot || found.goal == Goal::Stopped => vec![],
         _ if restarting => return begin(machine),
         State::Starting if !found.launched => {

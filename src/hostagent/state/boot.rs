@@ -5,7 +5,8 @@ use crate::status::Goal;
 
 /// Begins a boot; the machine has no VM.
 pub fn begin(machine: &mut Machine) -> Vec<Action> {
-    *machine = Machine { phase: Phase::Preparing, goal: Goal::Running, ..Machine::default() };
+    let suspended = machine.suspended;
+    *machine = Machine { phase: Phase::Preparing, goal: Goal::Running, suspended, ..Machine::default() };
     vec![Action::Prepare]
 }
 
@@ -23,6 +24,7 @@ pub fn apply(machine: &mut Machine, event: Event) -> Vec<Action> {
         }
         (Phase::Launching, Event::Launched) => {
             machine.phase = Phase::Waiting;
+            machine.suspended = false;
             vec![Action::AwaitReady]
         }
         (Phase::Preparing | Phase::Launching, Event::BootFailed(why)) => end_boot(machine, why),

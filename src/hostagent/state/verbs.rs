@@ -7,7 +7,7 @@ use crate::status::{Goal, Verb};
 /// Answers `verb` with exactly one of `Accept` and `Refuse`, first.
 pub fn apply(machine: &mut Machine, verb: Verb) -> Vec<Action> {
     let done = match machine.phase {
-        Phase::Stopped | Phase::Broken => at_rest(machine, verb),
+        Phase::Stopped | Phase::Broken | Phase::Suspended => at_rest(machine, verb),
         Phase::Preparing | Phase::Launching => while_booting(machine, verb),
         Phase::Aborting | Phase::Stopping => while_ending(machine, verb),
         Phase::Waiting | Phase::Up | Phase::Paused => while_live(machine, verb),
@@ -21,16 +21,40 @@ pub fn apply(machine: &mut Machine, verb: Verb) -> Vec<Action> {
     }
 }
 
+/// Answers the wish for a call with exactly one of `Accept` and `Refuse`, first.
+pub fn wish(machine: &mut Machine, call: Call) -> Vec<Action> {
+    let why = match machine.phase {
+        Phase::Waiting | Phase::Preparing | Phase::Launching => "the instance is starting",
+        _ if machine.is_live() && machine.is_leaving() => "the instance is being suspended",
+        _ if machine.is_live() && machine.must_end() => "the instance is stopping",
+        _ if machine.is_live() && machine.call.is_some() => "another verb is under way",
+        _ if machine.is_live() => {
+            machine.complaint = None;
+            machine.call = Some(call);
+            if call == Call::Restore {
+                machine.step = Some(super::Step::named("going back to the snapshot"));
+            }
+            return vec![Action::Accept, Action::Call(call)];
+        }
+        Phase::Aborting | Phase::Stopping => "the instance is stopping",
+        _ => "the instance is not running",
+    };
+    vec![Action::Refuse(why.into())]
+}
+
 type Outcome = Result<Vec<Action>, &'static str>;
 
 fn at_rest(machine: &mut Machine, verb: Verb) -> Outcome {
     match verb {
         Verb::Start => Ok(begin(machine)),
+        Verb::Resume if machine.suspended => Ok(begin(machine)),
+        Verb::Suspend if machine.suspended => Ok(vec![]),
+        Verb::Stop | Verb::Kill if machine.suspended => Err("the instance is suspended"),
         Verb::Stop | Verb::Kill => {
             machine.goal = Goal::Stopped;
             Ok(vec![])
         }
-        Verb::Restart | Verb::Pause | Verb::Resume | Verb::Reset => Err("the instance is not running"),
+        Verb::Restart | Verb::Pause | Verb::Resume | Verb::Suspend | Verb::Reset => Err("the instance is not running"),
     }
 }
 
@@ -39,7 +63,7 @@ fn while_booting(machine: &mut Machine, verb: Verb) -> Outcome {
         Verb::Start | Verb::Resume => return Ok(vec![]),
         Verb::Stop | Verb::Kill => machine.goal = Goal::Stopped,
         Verb::Restart => machine.again = true,
-        Verb::Pause | Verb::Reset => return Err("the instance is starting"),
+        Verb::Pause | Verb::Suspend | Verb::Reset => return Err("the instance is starting"),
     }
     machine.phase = Phase::Aborting;
     Ok(vec![Action::AbortBoot])
@@ -55,7 +79,7 @@ fn while_ending(machine: &mut Machine, verb: Verb) -> Outcome {
             machine.again = false;
             machine.goal = Goal::Stopped;
         }
-        Verb::Pause | Verb::Resume | Verb::Reset => return Err("the instance is stopping"),
+        Verb::Pause | Verb::Resume | Verb::Suspend | Verb::Reset => return Err("the instance is stopping"),
     }
     match verb == Verb::Kill && machine.phase == Phase::Stopping && machine.vm {
         true => Ok(kill(machine)),
@@ -64,12 +88,18 @@ fn while_ending(machine: &mut Machine, verb: Verb) -> Outcome {
 }
 
 fn while_live(machine: &mut Machine, verb: Verb) -> Outcome {
+    let is_late = machine.call == Some(Call::Suspend);
+    if is_late && matches!(verb, Verb::Stop | Verb::Restart | Verb::Pause | Verb::Reset) {
+        return Err("the instance is being suspended");
+    }
     let (goal, again) = match verb {
         Verb::Start | Verb::Resume => (Goal::Running, false),
         Verb::Stop | Verb::Kill => (Goal::Stopped, false),
         Verb::Restart => (Goal::Running, true),
         Verb::Pause if machine.phase == Phase::Waiting => return Err("the instance is starting"),
         Verb::Pause => (Goal::Paused, false),
+        Verb::Suspend if machine.phase == Phase::Waiting => return Err("the instance is starting"),
+        Verb::Suspend => (Goal::Suspended, false),
         Verb::Reset => return reset(machine),
     };
     machine.goal = goal;

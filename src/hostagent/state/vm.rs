@@ -13,6 +13,7 @@ pub fn apply(machine: &mut Machine, event: VmEvent) -> Vec<Action> {
         VmEvent::Unresponsive => machine.unresponsive = machine.vm,
         VmEvent::Responsive => machine.unresponsive = false,
         _ if !machine.is_live() => {}
+        VmEvent::Paused | VmEvent::Resumed | VmEvent::Reset if machine.call.is_some_and(Call::holds_the_vm) => {}
         VmEvent::Paused => return on_paused(machine),
         VmEvent::Resumed => return on_resumed(machine),
         VmEvent::Reset => return on_reset(machine),
@@ -36,6 +37,11 @@ fn on_exit(machine: &mut Machine, clean: bool, reason: String) -> Vec<Action> {
         return vec![];
     }
     machine.vm = false;
+    // Its end decides, which may be what was wanted.
+    if machine.is_live() && machine.call.is_some_and(Call::holds_the_vm) {
+        machine.verdict = vec![format!("the VM ended: {reason}")];
+        return vec![];
+    }
     machine.call = None;
     if machine.is_live() && !machine.must_end() {
         match clean {

@@ -176,6 +176,7 @@ impl Pretence {
             ..Facts::default()
         };
         Prepared {
+            returned: Default::default(),
             driver: Arc::clone(&self.driver) as _,
             facts,
             config: Arc::default(),

@@ -23,7 +23,10 @@ pub fn state(snapshot: &Snapshot) -> String {
 }
 
 pub fn parse_verb(line: &str) -> Result<Command> {
-    line.parse::<Verb>().map(Command::Verb)
+    match line.strip_prefix("restore ").map(str::trim) {
+        Some(tag) if !tag.is_empty() => Ok(Command::Restore(tag.to_owned())),
+        _ => line.parse::<Verb>().map(Command::Verb),
+    }
 }
 
 pub fn protected(snapshot: &Snapshot) -> String {

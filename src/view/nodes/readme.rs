@@ -9,8 +9,9 @@ use crate::view::jobs::JobFile;
 use crate::view::networks_dir::NetworkFile;
 use crate::view::node::{
     Body, CONFIG_DIR, DISKS_DIR, DRIVERS_DIR, GUEST_DIR, IMAGES_DIR, INSTANCE, JOBS_DIR, NETWORKS_DIR, ROOT, ROOT_LINK,
-    SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
+    SNAPSHOTS_DIR, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
 };
+use crate::view::snapshots_dir::{DOC, INFO};
 
 pub fn readme() -> String {
     let mut text = String::from(
@@ -47,8 +48,7 @@ pub fn readme() -> String {
     }
     text.push_str("\n## In an instance\n\n");
     for node in INSTANCE {
-        let takes =
-            if matches!(node.body, Body::Show(_) | Body::Asked(_) | Body::Log(_)) { "" } else { " (takes writes)" };
+        let takes = if matches!(node.body, Body::Control { .. } | Body::Definition) { " (takes writes)" } else { "" };
         text.push_str(&format!("- `{}`{takes}: {}\n", node.name, node.doc));
     }
     text.push_str(&format!("- `{ROOT_LINK}`: the files of its guest while it runs; leads to `{GUEST_DIR}/NAME`\n"));
@@ -56,10 +56,11 @@ pub fn readme() -> String {
         let takes = if file.takes_writes() { " (takes writes)" } else { "" };
         text.push_str(&format!("- `{JOBS_DIR}/NAME/{}`{takes}: {}\n", file.name(), file.doc()));
     }
+    text.push_str(&format!("- `{SNAPSHOTS_DIR}/TAG/{INFO}`: {DOC}\n"));
     text.push_str(&format!(
         "- `{SOCKETS_DIR}/NAME`: forwarded sockets, as symlinks to the real ones\n\
-         - `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, or `port:8080`\n\n\
-         States: {}\n\nVerbs: {}\n",
+         - `{WAIT_DIR}/X`: reading it waits until X holds: a state, `settled`, `port:8080` or `snapshot:TAG`\n\n\
+         States: {}\n\nVerbs: {} \"restore TAG\"\n",
         words(State::ALL.iter().map(|state| state.word())),
         words(Verb::ALL.iter().map(|verb| verb.word())),
     ));

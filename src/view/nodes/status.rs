@@ -48,6 +48,16 @@ pub fn status(snapshot: &Snapshot) -> String {
         line("memory", machine.memory.as_deref().unwrap_or_default());
         line("disk", machine.disk.as_deref().unwrap_or_default());
     }
+    if let Some(memory) = known_memory(snapshot) {
+        let mib = |bytes: Option<u64>| bytes.map(|bytes| format!("{}MiB", bytes >> 20));
+        for (key, bytes) in
+            [("memory_available", memory.available), ("memory_free", memory.free), ("memory_caches", memory.caches)]
+        {
+            if let Some(size) = mib(bytes) {
+                line(key, &size);
+            }
+        }
+    }
     if snapshot.state().is_live() && snapshot.ssh_local_port() != 0 {
         line("ssh", &format!("127.0.0.1:{}", snapshot.ssh_local_port()));
     }
@@ -63,6 +73,11 @@ pub fn status(snapshot: &Snapshot) -> String {
     list(&mut text, "errors", &snapshot.errors());
     list(&mut text, "warnings", snapshot.loaded().map(|loaded| loaded.warnings.as_slice()).unwrap_or_default());
     text
+}
+
+/// As the guest told when `status` was last read.
+fn known_memory(snapshot: &Snapshot) -> Option<&limafs_driver::Memory> {
+    snapshot.memory.as_ref().map(|(memory, _)| memory).filter(|memory| **memory != limafs_driver::Memory::default())
 }
 
 fn list(text: &mut String, key: &str, items: &[String]) {
@@ -108,6 +123,9 @@ pub fn status_json(snapshot: &Snapshot) -> String {
         }
         if let Some(accelerator) = &status.accelerator {
             object.insert("accelerator".into(), json!(accelerator));
+        }
+        if let Some(memory) = known_memory(snapshot) {
+            object.insert("memoryStatistics".into(), json!(memory));
         }
         object.insert("forwards".into(), json!(status.forwards));
     }

@@ -24,12 +24,15 @@ struct World {
     call: Option<Call>,
     stop: bool,
     kill: bool,
+    /// The memory of the last VM is saved.
+    saved: bool,
     left: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Happening {
     Verb(Verb),
+    Wish(Call),
     Interrupt,
     /// The boot task ends, well or not; a launch that does not end well may still leave a VM.
     BootEnds {
@@ -59,6 +62,7 @@ impl World {
         }
         match happening {
             Happening::Verb(verb) => self.feed(Event::Verb(verb)),
+            Happening::Wish(call) => self.feed(Event::Wish(call)),
             Happening::Interrupt => self.feed(Event::Interrupt),
             Happening::BootEnds { well, vm } => self.boot_ends(well, vm),
             Happening::GuestSays(word) if self.ready => self.feed(match word % 4 {
@@ -71,11 +75,13 @@ impl World {
             Happening::StopEnds { well, vm } if self.stop => {
                 self.stop = false;
                 self.vm &= !well && vm;
+                self.feed(Event::Saved(self.saved));
                 self.feed(Event::Stopped(outcome(well)));
             }
             Happening::KillEnds { well } if self.kill => {
                 self.kill = false;
                 self.vm &= !well;
+                self.feed(Event::Saved(self.saved));
                 self.feed(Event::Killed(outcome(well)));
             }
             Happening::Vm(event) if self.vm && self.watched => self.feed(Event::Vm(event)),
@@ -92,6 +98,7 @@ impl World {
         let aborted = std::mem::take(&mut self.aborted);
         self.vm = boot == Boot::Launch && (well || vm);
         self.watched = boot == Boot::Launch && well;
+        self.saved &= !self.watched;
         self.feed(match (boot, well) {
             (Boot::Prepare, true) => Event::Prepared,
             (Boot::Launch, true) => Event::Launched,
@@ -102,11 +109,17 @@ impl World {
 
     fn call_ends(&mut self, well: bool) {
         let Some(call) = self.call.take() else { return };
+        if call == Call::Suspend && well && self.vm {
+            self.vm = false;
+            self.saved = true;
+        }
+        // A VM that ended meanwhile is neither suspended nor put back.
+        let well = well && (self.vm || self.saved || !matches!(call, Call::Suspend | Call::Restore));
         self.feed(Event::Called(call, outcome(well)));
     }
 
     fn feed(&mut self, event: Event) {
-        let is_verb = matches!(event, Event::Verb(_));
+        let is_verb = matches!(event, Event::Verb(_) | Event::Wish(_));
         let (machine, actions) = step(&self.machine, event);
         let is_answer = |action: &Action| matches!(action, Action::Accept | Action::Refuse(_));
         assert_eq!(actions.iter().filter(|action| is_answer(action)).count(), usize::from(is_verb), "one answer");
@@ -140,6 +153,7 @@ impl World {
                 assert!(is_free, "two calls of the driver at once");
                 self.call = Some(call);
             }
+            Action::Renew => assert!(self.vm, "a guest that is not there"),
             Action::Stop => {
                 assert!(is_free, "a stop beside another call");
                 self.stop = true;
@@ -161,7 +175,9 @@ impl World {
     fn check(&self) {
         let machine = &self.machine;
         assert!(machine.vm || !self.vm, "a VM that the machine does not know of: {machine:?}");
-        let at_rest = matches!(machine.phase, Phase::Stopped | Phase::Broken);
+        let at_rest = matches!(machine.phase, Phase::Stopped | Phase::Broken | Phase::Suspended);
+        assert!(!at_rest || machine.suspended == self.saved, "saved memory is forgotten or made up: {machine:?}");
+        assert_eq!(machine.state() == State::Suspended, machine.phase == Phase::Suspended);
         if at_rest {
             assert!(!self.vm && self.boot.is_none() && !self.stop && !self.kill && self.call.is_none());
             assert!(!machine.vm && machine.step.is_none());
@@ -212,6 +228,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         6 => prop::sample::select(Verb::ALL).prop_map(Happening::Verb),
         1 => Just(Happening::Interrupt),
+        2 => prop::sample::select(vec![Call::Snapshot, Call::Restore, Call::Resize]).prop_map(Happening::Wish),
         6 => (any::<bool>(), any::<bool>()).prop_map(|(well, vm)| Happening::BootEnds { well, vm }),
         3 => any::<u8>().prop_map(Happening::GuestSays),
         4 => any::<bool>().prop_map(Happening::CallEnds),
@@ -248,7 +265,7 @@ proptest! {
     #[test]
     fn the_last_goal_is_reached_or_an_error_says_why_not(
         story in story(),
-        verb in prop::sample::select(vec![Verb::Start, Verb::Stop, Verb::Kill, Verb::Restart, Verb::Pause]),
+        verb in prop::sample::select(vec![Verb::Start, Verb::Stop, Verb::Kill, Verb::Restart, Verb::Pause, Verb::Suspend]),
     ) {
         let mut world = World::default();
         for happening in story {
@@ -265,7 +282,9 @@ proptest! {
         let reached = match verb {
             Verb::Start | Verb::Restart => matches!(state, State::Running | State::Degraded),
             Verb::Pause => state == State::Paused,
-            _ => matches!(state, State::Stopped | State::Broken),
+            Verb::Suspend => state == State::Suspended,
+            // What was saved is never given up by the way.
+            _ => matches!(state, State::Stopped | State::Broken | State::Suspended),
         };
         // A VM that just could not be ended goes on running and says so.
         prop_assert!(!accepted || reached || !world.machine.errors().is_empty(), "{:?}", world.machine);
