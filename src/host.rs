@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::drivers;
 use crate::error::{Error, Result};
 
 /// Why a playbook of Ansible's is not run.
@@ -41,6 +42,8 @@ pub struct Host {
     pub timezone: String,
     /// `/etc/machine-id`, else dbus's, else the host name.
     pub machine_id: String,
+    /// What is known of the drivers without asking one.
+    pub drivers: drivers::Names,
 }
 
 impl Host {
@@ -55,6 +58,7 @@ impl Host {
             memory: memory(),
             timezone: timezone(&read("/etc/timezone"), fs::read_link("/etc/localtime").ok().as_deref()),
             machine_id: machine_id(),
+            drivers: drivers::Names::default(),
         })
     }
 }

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cidata;
 pub mod config;
 pub mod disks;
+pub mod drivers;
 pub mod error;
 pub mod fuse;
 pub mod host;

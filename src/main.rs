@@ -9,12 +9,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use limafs::error::{Error, Result};
 use limafs::fuse::mount;
 use limafs::names::{Home, Name};
+use limafs::registry::Registry;
 use limafs::{hostagent, store, view};
 
 /// Lima virtual machines as a mounted file system.
@@ -132,7 +134,7 @@ fn serve(mountpoint: &Path, allow_other: bool, ready_fd: Option<i32>) -> Result<
     });
     let told = ready.as_ref().map(File::try_clone).transpose().map_err(Error::io("pipe"))?;
     let served = home().and_then(|home| {
-        mount::serve(home, mountpoint, allow_other, move || {
+        mount::serve(home, mountpoint, allow_other, Arc::new(Registry::of_process()), move || {
             if let Some(mut pipe) = told {
                 // A parent that was killed meanwhile does not stop the daemon.
                 let _ = pipe.write_all(b"ok\n");

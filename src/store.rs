@@ -185,6 +185,24 @@ pub fn record(dir: &Path) -> Option<Record> {
     serde_json::from_slice(&text).ok()
 }
 
+/// The driver that an instance stays with although no document names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing was made for it yet.
+    Nothing,
+    /// The one that Lima takes: it has a disk, and nobody wrote down who made it.
+    Limas,
+    Named(String),
+}
+
+pub fn kept_driver(dir: &Path) -> Kept {
+    match record(dir).map(|record| record.driver).filter(|driver| !driver.is_empty()) {
+        Some(driver) => Kept::Named(driver),
+        None if dir.join(names::DISK).exists() => Kept::Limas,
+        None => Kept::Nothing,
+    }
+}
+
 /// Writes the record; durable when it returns.
 pub fn set_record(dir: &Path, record: &Record) -> Result<()> {
     let json = serde_json::to_vec(record).map_err(|error| Error::failed("limafs.json", error))?;

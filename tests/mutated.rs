@@ -73,7 +73,16 @@ fn within_bounds(work: impl FnOnce()) -> Result<(), TestCaseError> {
 static HOST: LazyLock<Host> = LazyLock::new(|| {
     let user = HostUser { name: "jane".into(), uid: 501, home: "/home/jane".into(), comment: "Jane Roe".into() };
     let (os, arch, timezone) = ("Linux".into(), "x86_64".into(), "Europe/Berlin".into());
-    Host { user, os, arch, cpus: 8, memory: 16 << 30, timezone, machine_id: "0123456789abcdef".into() }
+    Host {
+        user,
+        os,
+        arch,
+        cpus: 8,
+        memory: 16 << 30,
+        timezone,
+        machine_id: "0123456789abcdef".into(),
+        drivers: Default::default(),
+    }
 });
 static NAME: LazyLock<Name> = LazyLock::new(|| Name::parse("foo").unwrap());
 

@@ -53,6 +53,8 @@ pub struct Context<'a> {
 pub struct Loaded {
     pub written: Config,
     pub filled: Config,
+    /// Whether any of the documents names the driver.
+    pub names_driver: bool,
     /// Unknown keys, deprecated fields; with document, line and column.
     pub warnings: Vec<String>,
 }
@@ -60,13 +62,13 @@ pub struct Loaded {
 /// Parses, merges, fills, expands and validates a whole lima.yaml. Reports every fault together, as `Error::Document`
 /// of lines that name their file.
 pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
-    let Assembled { written, filled, stack, mut faults, mut warnings } = assemble(text, context)?;
+    let Assembled { written, filled, names_driver, stack, mut faults, mut warnings } = assemble(text, context)?;
     validate(&written, &filled, &mut faults, &mut warnings);
     if let Err(error) = message(&filled, context, 0) {
         warnings.say("message", error.to_string());
     }
     if faults.is_empty() {
-        return Ok(Loaded { written, filled, warnings: warnings.into_lines(&stack) });
+        return Ok(Loaded { written, filled, names_driver, warnings: warnings.into_lines(&stack) });
     }
     // What is missing may be there under a misspelt key, so the warnings belong to the answer.
     let warnings = warnings.into_lines(&stack).into_iter().map(|warning| format!("warning: {warning}"));
@@ -77,6 +79,7 @@ pub fn load(text: &[u8], context: &Context) -> Result<Loaded> {
 struct Assembled {
     written: Config,
     filled: Config,
+    names_driver: bool,
     stack: Stack,
     faults: Remarks,
     warnings: Remarks,
@@ -85,15 +88,25 @@ struct Assembled {
 fn assemble(text: &[u8], context: &Context) -> Result<Assembled> {
     let Stacked { written, mut merged, mut stack, faults, mut warnings } = context.layers.stack(text)?;
     deprecated::move_fields(&mut merged, &mut warnings);
+    let names_driver = merged.vm_type.as_deref().is_some_and(|word| !word.is_empty() && word != "default");
     let filled = fill(merged, &written, context, &mut stack, &mut warnings);
-    Ok(Assembled { written, filled, stack, faults, warnings })
+    Ok(Assembled { written, filled, names_driver, stack, faults, warnings })
 }
 
-/// What only the disk can tell of a document that [`load`] accepts, asked when it is written and never again: whether the
-/// locations of its mounts are directories. One that is not there yet may come; for that `is_directory` has no answer.
-pub fn check_host(text: &[u8], context: &Context, is_directory: impl Fn(&Path) -> Option<bool>) -> Result<()> {
-    let Assembled { filled, stack, .. } = assemble(text, context)?;
+/// What only this machine can tell of a document that [`load`] accepts, asked when it is written and never again: whether
+/// the locations of its mounts are directories, and whether there is the driver that it names. A directory that is not there
+/// yet may come; for that `is_directory` has no answer. `lacks_driver` says what is wrong with a driver.
+pub fn check_host(
+    text: &[u8],
+    context: &Context,
+    is_directory: impl Fn(&Path) -> Option<bool>,
+    lacks_driver: impl Fn(&str) -> Option<String>,
+) -> Result<()> {
+    let Assembled { filled, names_driver, stack, .. } = assemble(text, context)?;
     let mut faults = Remarks::default();
+    if let Some(why) = filled.vm_type.as_deref().filter(|_| names_driver).and_then(lacks_driver) {
+        faults.add("vmType", why);
+    }
     for (index, mount) in filled.mounts.iter().flatten().enumerate() {
         let location = mount.location.as_deref().unwrap_or_default();
         if is_directory(Path::new(location)) == Some(false) {

@@ -6,6 +6,7 @@ use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fuser::{MountOption, Session, SessionACL};
@@ -13,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::shell::Shell;
 use super::threads::{front, start_threads};
+use crate::drivers::Source;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::{Home, MOUNT_LOCK};
@@ -187,7 +189,13 @@ pub fn detach(mountpoint: &Path) -> Result<()> {
 }
 
 /// Serves the home at the mountpoint until a signal or an unmount ends it. `ready` is called once the tree is usable.
-pub fn serve(home: Home, mountpoint: &Path, shared: bool, ready: impl FnOnce()) -> Result<()> {
+pub fn serve(
+    home: Home,
+    mountpoint: &Path,
+    shared: bool,
+    drivers: Arc<dyn Source>,
+    ready: impl FnOnce(),
+) -> Result<()> {
     let lock = DaemonLock::take(&home, mountpoint)?;
     prepare_mountpoint(mountpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -195,7 +203,9 @@ pub fn serve(home: Home, mountpoint: &Path, shared: bool, ready: impl FnOnce()) 
         .enable_all()
         .build()
         .map_err(Error::io("runtime"))?;
-    let view = View::new(home, Host::detect()?, shared);
+    let host = Host { drivers: drivers.names(), ..Host::detect()? };
+    let view = View::new(home, host, shared);
+    view.know_drivers(drivers);
     let ended = runtime.block_on(async {
         // Before anybody can see that the tree is there: who sends a signal then means an unmount.
         let signals = Signals::new()?;

@@ -252,6 +252,9 @@ impl Actor {
 
     fn advance(&mut self, event: Event, answer: Option<oneshot::Sender<Answer>>) {
         let adopts = matches!(event, Event::Adopt(_));
+        if let Event::Driver(name) = &event {
+            self.facts.driver = name.clone();
+        }
         let (next, actions) = state::step(&self.machine, event);
         if adopts || next.state() != self.machine.state() {
             let kept = self.written.as_ref().filter(|record| adopts && record.state == next.state());

@@ -25,13 +25,14 @@ use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
 use super::{process, ready, ready::user_probes};
-use crate::config::{self, Context};
+use crate::config::{self, Context, Loaded};
+use crate::drivers;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::{self, Home, Name};
-use crate::registry;
+use crate::registry::Registry;
 use crate::started::Started;
-use crate::store::{self, Ports, Record};
+use crate::store::{self, Kept, Ports, Record};
 
 /// The steps of a real instance.
 pub struct Boot {
@@ -39,21 +40,25 @@ pub struct Boot {
     pub name: Name,
     pub dir: PathBuf,
     pub host: Host,
+    pub registry: Registry,
 }
 
 #[async_trait]
 impl Steps for Boot {
     async fn prepare(&self, tell: &mpsc::Sender<Event>) -> Result<Prepared> {
         step(tell, "loading lima.yaml").await;
-        let config = self.load()?;
+        let config = self.load_with_driver(tell).await?;
         ready::ansible::check(&config)?;
         let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
         let port = port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?;
-        let driver = registry::driver(config.vm_type.as_deref().unwrap_or("qemu"))?;
+        let name = config.vm_type.clone().unwrap_or_default();
+        let driver = self.registry.driver(&name, &self.dir)?;
         let started = Some(Started::with(&config));
         let instance = driver.configure(self.instance(config, port)).await?;
         step(tell, &format!("checking {}", driver.info().name)).await;
         driver.validate().await?;
+        // From here on there is something of this driver's, and it stays the instance's.
+        let _ = tell.send(Event::Driver(name)).await;
         driver.create().await?;
         self.make_disk(&driver, &instance.config, tell).await?;
         disks::claim(self, &instance.config).await?;
@@ -79,12 +84,14 @@ impl Steps for Boot {
 
     async fn recover(&self, record: Option<&Record>) -> Result<Prepared> {
         // A VM must be found even when somebody broke its lima.yaml meanwhile.
-        let config = self.load().unwrap_or_else(|error| {
+        let mut config = self.load().map(|loaded| loaded.filled).unwrap_or_else(|error| {
             tracing::warn!("{error}");
             Config { vm_type: record.map(|record| record.driver.clone()), ..Config::default() }
         });
-        let name = record.map(|record| record.driver.as_str()).filter(|name| !name.is_empty());
-        let driver = registry::driver(name.or(config.vm_type.as_deref()).unwrap_or("qemu"))?;
+        // The VM that runs is of the driver that started it, whatever was written since.
+        let name = record.map(|record| record.driver.clone()).filter(|name| !name.is_empty()).or(config.vm_type);
+        let driver = self.registry.driver(name.as_deref().unwrap_or_default(), &self.dir)?;
+        config.vm_type = name;
         let port = self.last_port(record).unwrap_or(0);
         let instance = self.instance(config, port);
         let instance = driver.configure(instance.clone()).await.unwrap_or(instance);
@@ -105,7 +112,7 @@ impl Steps for Boot {
         disks::release(self).await;
         networks::leave(self).await;
         match self.load() {
-            Ok(config) => ready::copies::remove(&config),
+            Ok(loaded) => ready::copies::remove(&loaded.filled),
             Err(error) => tracing::warn!("{error}"),
         }
     }
@@ -117,18 +124,40 @@ impl Steps for Boot {
 }
 
 impl Boot {
-    fn load(&self) -> Result<Config> {
+    /// The configuration of a start. Of an instance that has no driver yet and names none, the best one is chosen.
+    async fn load_with_driver(&self, tell: &mpsc::Sender<Event>) -> Result<Config> {
+        let loaded = self.load()?;
+        if loaded.names_driver || store::kept_driver(&self.dir) != Kept::Nothing {
+            return Ok(loaded.filled);
+        }
+        step(tell, "choosing a driver").await;
+        let choice = self.registry.choose().await;
+        tracing::info!("driver {}: {}", choice.driver.as_deref().unwrap_or("as Lima's"), choice.why);
+        Ok(self.load_for(choice.driver)?.filled)
+    }
+
+    fn load(&self) -> Result<Loaded> {
+        let kept = match store::kept_driver(&self.dir) {
+            Kept::Named(name) => Some(name),
+            Kept::Limas | Kept::Nothing => None,
+        };
+        let loaded = self.load_for(kept)?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(loaded)
+    }
+
+    /// `chosen` is the driver where no document names one.
+    fn load_for(&self, chosen: Option<String>) -> Result<Loaded> {
         let path = self.dir.join(names::LIMA_YAML);
         let Some(text) = store::read_small(&path)? else {
             return Err(Error::Missing { what: format!("{}/{}", self.name, names::LIMA_YAML) });
         };
         let layers = store::layers(&self.dir)?;
-        let context = Context { name: &self.name, dir: self.dir.clone(), host: &self.host, layers };
-        let loaded = config::load(&text, &context)?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        Ok(loaded.filled)
+        let drivers = drivers::Names { chosen, ..self.host.drivers.clone() };
+        let host = Host { drivers, ..self.host.clone() };
+        config::load(&text, &Context { name: &self.name, dir: self.dir.clone(), host: &host, layers })
     }
 
     fn last_port(&self, record: Option<&Record>) -> Option<u16> {
@@ -189,7 +218,7 @@ impl Boot {
         let address = driver.ssh_address().await?;
         let line = (!address.is_empty()).then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
         let facts = Facts {
-            driver: info.name,
+            driver: instance.vm_type.clone(),
             ssh_address: address,
             ssh_local_port: instance.ssh_local_port,
             iid,

@@ -40,9 +40,11 @@ use events::Journal;
 use state::{Event, Found};
 use steps::Steps;
 
+use crate::drivers::Source;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::{self, Home, Name};
+use crate::registry::Registry;
 use crate::status::{Goal, State, Verb};
 use crate::store::{self, Lock, Record};
 
@@ -64,8 +66,9 @@ pub fn run(home: Home, name: Name, adopt: bool) -> Result<()> {
         .build()
         .map_err(|error| Error::failed("the hostagent's runtime", error))?;
     let result = runtime.block_on(async {
-        let host = Host::detect()?;
-        let steps = Arc::new(boot::Boot { home, name: name.clone(), dir: dir.clone(), host });
+        let registry = Registry::of_process();
+        let host = Host { drivers: registry.names(), ..Host::detect()? };
+        let steps = Arc::new(boot::Boot { home, name: name.clone(), dir: dir.clone(), host, registry });
         let (requests_to, requests) = mpsc::channel(32);
         let mut signals = JoinSet::new();
         signals.spawn(pass_signals(requests_to.clone())?);

@@ -129,6 +129,8 @@ pub enum Event {
     /// A hostagent begins beside what an earlier one left.
     Adopt(Found),
     Step(Step),
+    /// The driver that the instance has from now on.
+    Driver(String),
     /// All is ready for the VM's process.
     Prepared,
     /// The VM's process runs.

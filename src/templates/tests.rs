@@ -111,7 +111,16 @@ fn gather(name: &str, lines: &mut Vec<String>, params: &mut Vec<String>) {
 fn host() -> Host {
     let user = HostUser { name: "jane".into(), uid: 501, home: "/home/jane".into(), comment: String::new() };
     let (os, arch, timezone) = ("Linux".into(), "x86_64".into(), "Europe/Berlin".into());
-    Host { user, os, arch, cpus: 8, memory: 16 << 30, timezone, machine_id: "0123456789abcdef".into() }
+    Host {
+        user,
+        os,
+        arch,
+        cpus: 8,
+        memory: 16 << 30,
+        timezone,
+        machine_id: "0123456789abcdef".into(),
+        drivers: Default::default(),
+    }
 }
 
 /// Each template, loaded, that is not a part of others.

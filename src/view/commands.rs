@@ -1,5 +1,6 @@
 //! What waits for the disk or for a hostagent: create, define, delete, rename, and the verbs.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -49,10 +50,11 @@ impl View {
     pub(super) async fn define(&self, key: Key, bytes: Vec<u8>, patience: Patience) -> Result<()> {
         let snapshot = self.snapshot(key)?;
         let embedded = bases::embedded(&self.0.home, &snapshot, bytes.clone(), patience).await;
+        let view = self.clone();
         self.redefine(key, move |snapshot| {
             let text = embedded?;
             // Places in what nobody has seen help nobody.
-            match check_definition(snapshot, &text) {
+            match view.check_definition(snapshot, &text) {
                 Err(error) if text != bytes => Err(bases::without_places(error)),
                 Err(error) => Err(error),
                 Ok(()) => Ok(text),
@@ -79,6 +81,7 @@ impl View {
                     snapshot.reread();
                 });
                 self.happened(&self.name(key)?, "defined");
+                self.ask_for_choice();
                 Ok(())
             }
             Err(error) => {
@@ -157,7 +160,8 @@ impl View {
     pub(super) async fn carry_out(&self, key: Key, command: Command) -> Result<()> {
         let done = match command {
             Command::Set { key: field, value } => {
-                return self.redefine(key, move |snapshot| edited(snapshot, field, &value)).await;
+                let view = self.clone();
+                return self.redefine(key, move |snapshot| view.edited(snapshot, field, &value)).await;
             }
             Command::Verb(verb) => self.verb(key, verb).await,
             Command::Protect(protected) => {
@@ -298,29 +302,32 @@ impl View {
     }
 }
 
-/// lima.yaml as it is on disk now, with one value changed.
-fn edited(snapshot: &Snapshot, field: &str, value: &str) -> Result<Vec<u8>> {
-    let Some(bytes) = store::read_small(&snapshot.dir.join(names::LIMA_YAML))? else {
-        return Err(Error::busy(field, format!("{} has no lima.yaml yet", snapshot.name)));
-    };
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::invalid(names::LIMA_YAML, "is not UTF-8"))?;
-    let text = config::edit::set(text, field, value)?.into_bytes();
-    check_definition(snapshot, &text)?;
-    Ok(text)
-}
-
-/// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.
-fn check_definition(snapshot: &Snapshot, text: &[u8]) -> Result<()> {
-    let context = Context { layers: store::layers(&snapshot.dir)?, ..snapshot.context() };
-    let new = config::load(text, &context)?.filled;
-    let runs_here = |item: &limafs_driver::Provision| item.mode.as_deref() == Some("ansible");
-    if new.provision.iter().flatten().any(runs_here) && !host::allows_ansible() {
-        return Err(Error::invalid("provision", host::NO_ANSIBLE));
+impl View {
+    /// lima.yaml as it is on disk now, with one value changed.
+    fn edited(&self, snapshot: &Snapshot, field: &str, value: &str) -> Result<Vec<u8>> {
+        let Some(bytes) = store::read_small(&snapshot.dir.join(names::LIMA_YAML))? else {
+            return Err(Error::busy(field, format!("{} has no lima.yaml yet", snapshot.name)));
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|_| Error::invalid(names::LIMA_YAML, "is not UTF-8"))?;
+        let text = config::edit::set(text, field, value)?.into_bytes();
+        self.check_definition(snapshot, &text)?;
+        Ok(text)
     }
-    config::check_host(text, &context, |path| std::fs::metadata(path).ok().map(|meta| meta.is_dir()))?;
-    match snapshot.loaded() {
-        Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
-        _ => Ok(()),
+
+    /// Whether a document may replace the present one: valid, and nothing that the existing disk cannot follow.
+    fn check_definition(&self, snapshot: &Snapshot, text: &[u8]) -> Result<()> {
+        let context = Context { layers: store::layers(&snapshot.dir)?, ..snapshot.context() };
+        let new = config::load(text, &context)?.filled;
+        let runs_here = |item: &limafs_driver::Provision| item.mode.as_deref() == Some("ansible");
+        if new.provision.iter().flatten().any(runs_here) && !host::allows_ansible() {
+            return Err(Error::invalid("provision", host::NO_ANSIBLE));
+        }
+        let is_directory = |path: &Path| std::fs::metadata(path).ok().map(|meta| meta.is_dir());
+        config::check_host(text, &context, is_directory, |driver| self.lacks_driver(driver))?;
+        match snapshot.loaded() {
+            Some(old) if snapshot.dir.join(names::DISK).exists() => config::check_change(&old.filled, &new),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::bases::Patience;
+use super::drivers_dir::DriverPlace;
 use super::handle::Open;
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
@@ -22,6 +23,7 @@ impl View {
             Ok(Target::Root) => {}
             Ok(Target::Disks) => return self.make_disk(name),
             Ok(Target::Jobs(key)) => return self.make_job(key, name),
+            Ok(Target::Driver(DriverPlace::All)) if self.is_publisher(caller) => return self.show_driver(name).into(),
             Ok(_) => return self.refused(parent, Error::forbidden(name, "no directories can be made here")),
             Err(error) => return Err(error).into(),
         }
@@ -68,7 +70,13 @@ impl View {
             Ok(Target::Job(key, name)) => self.remove_job(caller, key, &name),
             Ok(Target::Disk(name)) => self.remove_disk(name),
             Ok(Target::Images(place)) => self.remove_image(parent, &place),
-            Ok(Target::Templates | Target::Disks | Target::Config | Target::Network(_) | Target::Guests) => {
+            Ok(Target::Driver(DriverPlace::Entry(driver))) if self.is_publisher(caller) => {
+                self.hide_driver(&driver).into()
+            }
+            Ok(Target::Templates | Target::Disks | Target::Config | Target::Guests) => {
+                self.refused(parent, Error::forbidden(name, "is limafs's own"))
+            }
+            Ok(Target::Network(_) | Target::Driver(_)) => {
                 self.refused(parent, Error::forbidden(name, "is limafs's own"))
             }
             Ok(_) => Err(not_a_directory()).into(),
@@ -114,6 +122,7 @@ impl View {
             Target::DiskFile(..) | Target::Socket(..) | Target::RootLink(_) | Target::JobFile(..) => Ok(()),
             Target::Images(_)
             | Target::Network(NetworkPlace::All | NetworkPlace::Entry(_))
+            | Target::Driver(DriverPlace::All | DriverPlace::Entry(_))
             | Target::Instance(_)
             | Target::WaitDir(_)
             | Target::SocketDir(_)

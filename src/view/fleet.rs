@@ -46,6 +46,12 @@ pub struct Fleet {
     pub watch: OnceLock<Watch>,
 }
 
+impl Fleet {
+    pub fn runtime(&self) -> Option<&Handle> {
+        self.runtime.get()
+    }
+}
+
 impl View {
     /// Fills the tree from the home and begins to keep it true. Called once, on the runtime that serves it.
     pub fn start(&self) -> Result<()> {
@@ -57,6 +63,7 @@ impl View {
         let _ = self.0.fleet.watch.set(watch);
         self.watch_templates();
         self.config_changed();
+        self.start_drivers();
         for name in store::list(&self.0.home)? {
             self.0.tree.lock().add(&name)?;
         }
@@ -81,6 +88,7 @@ impl View {
                 // Locked and let go for each: requests come in between. One that is gone is left out.
                 let _ = view.0.tree.lock().snapshot(key, &view.0.host);
             }
+            view.ask_for_choice();
         });
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
+use super::drivers_dir::DriverPlace;
 use super::images::Place;
 use super::ino::{Ino, Key};
 use super::jobs::JobFile;
@@ -119,6 +120,7 @@ pub enum Source {
     Root(NodeId),
     Image(Place),
     Network(NetworkPlace),
+    Driver(DriverPlace),
     Template(String),
     Disk(String, DiskFile),
     Config(ConfigFile),

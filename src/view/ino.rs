@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::config_dir::ConfigFile;
 use super::disks::DiskFile;
+use super::drivers_dir::DriverPlace;
 use super::images::Place;
 use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
@@ -57,6 +58,8 @@ pub enum Target {
     Images(Place),
     /// `.networks` and what is in it.
     Network(NetworkPlace),
+    /// `.drivers` and what is in it.
+    Driver(DriverPlace),
     Templates,
     Template(String),
     Instance(Key),
@@ -97,7 +100,7 @@ impl Target {
             | Self::Job(key, _)
             | Self::JobFile(key, ..)
             | Self::Scratch(key, _) => Some(*key),
-            Self::Images(_) | Self::Network(_) => None,
+            Self::Images(_) | Self::Network(_) | Self::Driver(_) => None,
             Self::Root | Self::RootNode(_) | Self::Templates | Self::Template(_) => None,
             Self::Disks | Self::Disk(_) | Self::DiskFile(..) | Self::Guests => None,
             Self::Config | Self::ConfigFile(_) => None,

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::bases::Patience;
 use super::disks::DiskFile;
+use super::drivers_dir::DriverPlace;
 use super::handle::{Document, Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
 use super::ino::{Ino, Key, Target};
 use super::networks_dir::NetworkPlace;
@@ -87,6 +88,11 @@ impl View {
                 read_only("network")?;
                 self.text(Source::Network(place.clone()))
             }
+            Target::Driver(place @ DriverPlace::File(..)) => {
+                read_only("driver")?;
+                self.driver_opened(place);
+                self.text(Source::Driver(place.clone()))
+            }
             Target::Template(name) => self.open_template(name, mode),
             Target::ConfigFile(file) => self.open_config(*file, mode),
             Target::DiskFile(name, file) => {
@@ -121,6 +127,7 @@ impl View {
             | Target::Disks
             | Target::Disk(_)
             | Target::Network(_)
+            | Target::Driver(_)
             | Target::Guests
             | Target::Jobs(_)
             | Target::Job(..)
@@ -169,6 +176,7 @@ impl View {
                 Ok(template.text.clone())
             }
             Source::Network(place) => tree.network_rendered(place),
+            Source::Driver(place) => tree.driver_rendered(place),
             Source::Config(file) => tree.config.text(*file).cloned(),
         }
     }
@@ -348,7 +356,7 @@ impl View {
 /// Texts that change only when a document is defined; they may come from the page cache.
 fn is_steady(source: &Source) -> bool {
     match source {
-        Source::Image(_) | Source::Network(_) => false,
+        Source::Image(_) | Source::Network(_) | Source::Driver(_) => false,
         Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml" | "effective.origins.yaml"),
         Source::Root(id) => id.root_node().body == RootBody::Readme,
         Source::Template(_) | Source::Config(_) => true,

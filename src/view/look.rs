@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::disks::DiskFile;
+use super::drivers_dir::DriverPlace;
 use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
@@ -10,8 +11,8 @@ use super::io::{DOCUMENT_LIMIT, stale};
 use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
 use super::node::{
-    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, GUEST_DIR, IMAGES_DIR, JOBS_DIR, NETWORKS_DIR, NodeId, ROOT_LINK,
-    RootBody, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
+    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, DRIVERS_DIR, GUEST_DIR, IMAGES_DIR, JOBS_DIR, NETWORKS_DIR, NodeId,
+    ROOT_LINK, RootBody, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
 };
 use super::scratch::{ScratchBody, ScratchFile};
 use super::tree::{Instance, Tree};
@@ -61,9 +62,10 @@ impl View {
         let ino = tree.number(target);
         let directory = if self.0.shared { 0o755 } else { 0o700 };
         Ok(match target {
-            Target::Root => Attr::directory(ino, tree.names().count() + 6, tree.changed, directory),
+            Target::Root => Attr::directory(ino, tree.names().count() + 7, tree.changed, directory),
             Target::Images(place) => self.image_attr(tree, ino, place, directory)?,
             Target::Network(place) => self.network_attr(tree, ino, place, directory)?,
+            Target::Driver(place) => self.driver_attr(tree, ino, place, directory)?,
             Target::Templates => Attr::directory(ino, 0, tree.templates.changed, directory).uncached(),
             Target::Template(name) => self.template_attr(tree, name)?,
             Target::Config => Attr::directory(ino, 0, tree.config.changed, directory).uncached(),
@@ -206,6 +208,7 @@ impl View {
                 }
                 found.push((IMAGES_DIR.into(), Target::Images(Place::All), Kind::Directory));
                 found.push((NETWORKS_DIR.into(), Target::Network(NetworkPlace::All), Kind::Directory));
+                found.push((DRIVERS_DIR.into(), Target::Driver(DriverPlace::All), Kind::Directory));
                 found.push((TEMPLATES_DIR.into(), Target::Templates, Kind::Directory));
                 found.push((DISKS_DIR.into(), Target::Disks, Kind::Directory));
                 found.push((CONFIG_DIR.into(), Target::Config, Kind::Directory));
@@ -215,6 +218,7 @@ impl View {
             }
             Target::Images(place) => found.extend(tree.image_entries(place)?),
             Target::Network(place) => found.extend(tree.network_entries(place)?),
+            Target::Driver(place) => found.extend(tree.driver_entries(place)?),
             Target::Templates => {
                 let names = tree.template_names();
                 found.extend(names.into_iter().map(|name| (name.clone(), Target::Template(name), Kind::File)));
@@ -303,6 +307,9 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
             if name == NETWORKS_DIR {
                 return Ok(Target::Network(NetworkPlace::All));
             }
+            if name == DRIVERS_DIR {
+                return Ok(Target::Driver(DriverPlace::All));
+            }
             if name == TEMPLATES_DIR {
                 return Ok(Target::Templates);
             }
@@ -322,6 +329,7 @@ fn child(tree: &mut Tree, parent: &Target, name: &str) -> Result<Target> {
         }
         Target::Images(place) => tree.image_child(place, name),
         Target::Network(place) => tree.network_child(place, name),
+        Target::Driver(place) => tree.driver_child(place, name),
         Target::Templates => {
             if tree.has_template(name) {
                 return Ok(Target::Template(name.into()));

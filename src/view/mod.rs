@@ -16,6 +16,7 @@ mod config_dir;
 mod directories;
 mod disks;
 mod draft;
+mod drivers_dir;
 mod fleet;
 pub mod guest;
 mod handle;
@@ -39,8 +40,8 @@ mod watch;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -54,6 +55,7 @@ pub use look::SetAttr;
 pub use snapshot::{Live, Snapshot};
 pub use wait::{Parked, is_being_killed};
 
+use crate::drivers;
 use crate::error::Result;
 use crate::host::Host;
 use crate::names::Home;
@@ -106,6 +108,8 @@ struct Inner {
     announcer: Announcer,
     fleet: Fleet,
     guests: guest::Shelf,
+    /// Who finds and tries drivers; nobody in a view without any.
+    drivers: OnceLock<Arc<dyn drivers::Source>>,
     /// The publisher's process; its system calls are ours, made so that inotify sees them.
     publisher: Arc<AtomicU32>,
 }
@@ -124,6 +128,7 @@ impl View {
             announcer: Announcer::default(),
             fleet: Fleet::default(),
             guests: guest::Shelf::default(),
+            drivers: OnceLock::new(),
             publisher: Arc::default(),
         }))
     }

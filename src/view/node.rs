@@ -178,6 +178,7 @@ pub const IMAGES_DIR: &str = ".images";
 pub const TEMPLATES_DIR: &str = ".templates";
 pub const DISKS_DIR: &str = ".disks";
 pub const NETWORKS_DIR: &str = ".networks";
+pub const DRIVERS_DIR: &str = ".drivers";
 pub const CONFIG_DIR: &str = ".config";
 /// The files of running guests.
 pub const GUEST_DIR: &str = ".guest";

@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 use crate::config::{self, Context, Layers, Loaded};
+use crate::drivers::Choice;
 use crate::host::Host;
 use crate::names::{self, Home, Name};
 use crate::started::{Machine, Started};
 use crate::status::{Goal, State, Status};
-use crate::store::{self, Record};
+use crate::store::{self, Kept, Record};
 
 /// What is heard of a running instance.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +80,10 @@ pub struct Snapshot {
     pub pids: Pids,
     /// Of this boot of the host only.
     pub record: Option<Record>,
+    /// The driver that it would have if it names none and has none yet.
+    choice: Choice,
+    /// The driver that it has.
+    kept: Kept,
     pub live: Live,
     /// The latest refused write, until something succeeds.
     pub refusal: Option<(Timestamp, String)>,
@@ -86,7 +91,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Reads an instance directory. Never fails: what cannot be read is shown as broken.
-    pub fn read(home: &Home, host: &Host, name: &Name) -> Self {
+    pub fn read(home: &Home, host: &Host, name: &Name, choice: Choice) -> Self {
         let dir = home.path().join(name.as_str());
         let created = fs::metadata(&dir).ok().and_then(|meta| meta.modified().ok()).unwrap_or(UNIX_EPOCH);
         let mut snapshot = Self {
@@ -102,6 +107,8 @@ impl Snapshot {
             lima_version: String::new(),
             pids: Pids::default(),
             record: None,
+            choice,
+            kept: Kept::Nothing,
             live: Live::None,
             refusal: None,
             dir,
@@ -114,6 +121,7 @@ impl Snapshot {
     pub fn reread(&mut self) {
         self.protected = self.dir.join(names::PROTECTED).exists();
         self.record = store::record(&self.dir);
+        self.kept = store::kept_driver(&self.dir);
         self.ssh_config = self.read_text(names::SSH_CONFIG).map(Into::into);
         self.lima_version = self.read_text(names::LIMA_VERSION).unwrap_or_default().trim().to_owned();
         self.read_definition();
@@ -160,9 +168,11 @@ impl Snapshot {
             }
         };
         // Most rereads are for something else than lima.yaml.
-        let same_layers = self.layers == layers;
+        let chosen = self.chosen();
+        let same_around = self.layers == layers && self.host.drivers.chosen == chosen;
         self.layers = layers;
-        if same_layers && matches!(&self.definition, Definition::Valid { text: known, .. } if *known == text) {
+        self.host.drivers.chosen = chosen;
+        if same_around && matches!(&self.definition, Definition::Valid { text: known, .. } if *known == text) {
             return;
         }
         let definition = match config::load(&text, &self.context()) {
@@ -170,6 +180,42 @@ impl Snapshot {
             Err(error) => Definition::Invalid { text, faults: error.to_string() },
         };
         self.set_definition(definition);
+    }
+
+    /// The driver where no document names one.
+    fn chosen(&self) -> Option<String> {
+        match &self.kept {
+            Kept::Named(name) => Some(name.clone()),
+            Kept::Limas => None,
+            Kept::Nothing => self.choice.driver.clone(),
+        }
+    }
+
+    /// Takes in what would be chosen now.
+    pub fn set_choice(&mut self, choice: Choice) {
+        self.choice = choice;
+        self.read_definition();
+    }
+
+    /// Whether its driver is what is chosen when it is started.
+    pub fn is_undecided(&self) -> bool {
+        self.kept == Kept::Nothing && self.loaded().is_some_and(|loaded| !loaded.names_driver)
+    }
+
+    /// The driver of its definition.
+    pub fn driver(&self) -> Option<&str> {
+        self.loaded()?.filled.vm_type.as_deref()
+    }
+
+    /// Why it has the driver that no document names; empty where one does.
+    pub fn why_driver(&self) -> &str {
+        match (&self.kept, self.loaded()) {
+            (_, None) => "",
+            (_, Some(loaded)) if loaded.names_driver => "",
+            (Kept::Named(_), _) => "as at its first start",
+            (Kept::Limas, _) => "as Lima chooses",
+            (Kept::Nothing, _) => &self.choice.why,
+        }
     }
 
     fn set_definition(&mut self, definition: Definition) {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::announce::Change;
 use super::config_dir::ConfigDir;
 use super::disks::Disks;
+use super::drivers_dir::Drivers;
 use super::images::Images;
 use super::ino::{Ino, Inodes, Key, Target};
 use super::jobs::Jobs;
@@ -29,6 +30,7 @@ pub struct Tree {
     pub home: Home,
     pub disks: Disks,
     pub images: Images,
+    pub drivers: Drivers,
     /// When an instance last came or went.
     pub changed: SystemTime,
     /// Counts everything that `list` could show.
@@ -91,6 +93,7 @@ impl Tree {
             home: home.clone(),
             disks: Disks::default(),
             images: Images::default(),
+            drivers: Drivers::new(now),
             changed: now,
             version: 0,
             list: None,
@@ -198,9 +201,10 @@ impl Tree {
 
     /// What is known of an instance; reads its directory when nobody has asked before.
     pub fn snapshot(&mut self, key: Key, host: &Host) -> Result<&mut Snapshot> {
-        let home = self.home.clone();
-        let instance = self.instance_mut(key)?;
-        Ok(instance.snapshot.get_or_insert_with(|| Box::new(Snapshot::read(&home, host, &instance.name))))
+        let Self { home, drivers, instances, .. } = self;
+        let instance = instances.get_mut(&key).ok_or_else(|| Error::Missing { what: "instance".into() })?;
+        let read = || Box::new(Snapshot::read(home, host, &instance.name, drivers.choice.clone()));
+        Ok(instance.snapshot.get_or_insert_with(read))
     }
 
     /// What is known of an instance, if anybody has asked before.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ enum Watched {
     Home,
     /// What applies to every instance.
     Config,
+    /// A directory in which a driver may appear.
+    Drivers,
     /// The root's events.
     Events,
     /// The user's templates.
@@ -126,6 +128,18 @@ impl View {
         }
     }
 
+    /// Watches the directories in which drivers may appear.
+    pub(super) fn watch_drivers(&self, dirs: &[PathBuf]) {
+        let Some(watch) = self.0.fleet.watch.get() else { return };
+        let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::CLOSE_WRITE;
+        let mask = mask | WatchMask::ATTRIB | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::ONLYDIR;
+        // A directory has one watch: the home's own are not taken for this.
+        for dir in dirs.iter().filter(|dir| !dir.starts_with(self.0.home.path())) {
+            // One that went meanwhile is watched when it appears.
+            let _ = watch.add(dir, mask, Watched::Drivers);
+        }
+    }
+
     /// Watches the jobs of an instance.
     pub(super) fn watch_jobs(&self, key: Key, jobs: &[Name]) {
         let (Some(watch), Ok(name)) = (self.0.fleet.watch.get(), self.name(key)) else { return };
@@ -182,6 +196,7 @@ impl View {
 struct Batch {
     home: bool,
     disks: bool,
+    drivers: bool,
     /// Files in `_config`.
     config: bool,
     /// Those of them that apply to every instance.
@@ -213,6 +228,7 @@ impl Batch {
                 self.layers |= layers.into_iter().any(|layer| name == Some(OsStr::new(layer)));
             }
             Watched::Disks => self.disks = true,
+            Watched::Drivers => self.drivers = true,
             Watched::Jobs(key) => {
                 self.jobs.insert(key);
             }
@@ -266,7 +282,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
         for event in events {
             if event.mask.contains(EventMask::Q_OVERFLOW) {
                 (batch.home, batch.disks, batch.templates) = (true, true, true);
-                (batch.config, batch.layers) = (true, true);
+                (batch.config, batch.layers, batch.drivers) = (true, true, true);
                 batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
                 continue;
             }
@@ -289,6 +305,9 @@ impl View {
         }
         if batch.disks {
             self.reread_disks();
+        }
+        if batch.drivers {
+            self.drivers_changed();
         }
         if batch.config {
             self.0.fleet.watch.get().into_iter().for_each(|watch| watch.add_config(&self.0.home));

@@ -9,10 +9,16 @@ mod health;
 mod instance;
 #[cfg(feature = "schema")]
 mod schema;
+#[cfg(feature = "server")]
+mod serve;
+#[cfg(feature = "grpc")]
+mod wire;
 
 pub use blob::Blob;
 pub use config::*;
 pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, Vm, VmEvent};
 pub use error::{Error, Result};
-pub use health::{About, Health, Priority};
+pub use health::{About, Health, Priority, Report};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};
+#[cfg(feature = "server")]
+pub use serve::serve;

@@ -69,7 +69,11 @@ fn machine(config: &mut Config, host: &Host) {
     default_word(&mut config.os, "Linux");
     default_word(&mut config.arch, &host.arch);
     let native = config.arch.as_deref() == Some(&host.arch);
-    default_word(&mut config.vm_type, if host.os == "Darwin" && native { "vz" } else { "qemu" });
+    let limas = if host.os == "Darwin" && native { "vz" } else { "qemu" };
+    default_word(&mut config.vm_type, host.drivers.chosen.as_deref().unwrap_or(limas));
+    if let Some(own) = config.vm_type.as_ref().and_then(|name| host.drivers.aliases.get(name)) {
+        config.vm_type = Some(own.clone());
+    }
     default(&mut config.vm_opts, Default::default());
     default(&mut config.os_opts, Default::default());
     default(&mut config.cpus, i64::from(host.cpus.clamp(1, 4)));

@@ -163,9 +163,9 @@ fn b26_a_mount_location_is_a_directory_or_nothing_yet() {
         path => Some(path == Some("/dir")),
     };
     assert_eq!(
-        check_host(text.as_bytes(), &context, told).unwrap_err().to_string(),
+        check_host(text.as_bytes(), &context, told, |_| None).unwrap_err().to_string(),
         "lima.yaml: line 2, column 48: mounts[2].location: \"/home/jane\" is not a directory\n\
          _config/override.yaml: line 1, column 11: mounts[0].location: \"/file\" is not a directory"
     );
-    check_host(text.as_bytes(), &context, |_| Some(true)).unwrap();
+    check_host(text.as_bytes(), &context, |_| Some(true), |_| None).unwrap();
 }

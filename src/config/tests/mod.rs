@@ -19,6 +19,7 @@ fn host() -> Host {
         memory: 16 << 30,
         timezone: "Europe/Berlin".into(),
         machine_id: "0123456789abcdef".into(),
+        drivers: Default::default(),
     }
 }
 

@@ -1,10 +1,12 @@
 //! What the nodes of an instance show, and what their writes mean. Pure functions of a snapshot.
 
+mod drivers;
 mod knobs;
 mod list;
 mod readme;
 mod status;
 
+pub use drivers::{driver_info, driver_log, driver_status};
 pub use knobs::{cpus, disk, memory, parse_cpus, parse_disk, parse_memory};
 pub use list::list;
 pub use readme::readme;

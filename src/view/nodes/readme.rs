@@ -3,12 +3,13 @@
 use crate::status::{State, Verb};
 use crate::view::config_dir::ConfigFile;
 use crate::view::disks::DiskFile;
+use crate::view::drivers_dir::DriverFile;
 use crate::view::images::ImageFile;
 use crate::view::jobs::JobFile;
 use crate::view::networks_dir::NetworkFile;
 use crate::view::node::{
-    Body, CONFIG_DIR, DISKS_DIR, GUEST_DIR, IMAGES_DIR, INSTANCE, JOBS_DIR, NETWORKS_DIR, ROOT, ROOT_LINK, SOCKETS_DIR,
-    TEMPLATES_DIR, WAIT_DIR,
+    Body, CONFIG_DIR, DISKS_DIR, DRIVERS_DIR, GUEST_DIR, IMAGES_DIR, INSTANCE, JOBS_DIR, NETWORKS_DIR, ROOT, ROOT_LINK,
+    SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
 };
 
 pub fn readme() -> String {
@@ -36,6 +37,9 @@ pub fn readme() -> String {
     }
     for file in NetworkFile::ALL {
         text.push_str(&format!("- `{NETWORKS_DIR}/NAME/{}`: {}\n", file.name(), file.doc()));
+    }
+    for file in DriverFile::ALL {
+        text.push_str(&format!("- `{DRIVERS_DIR}/NAME/{}`: {}\n", file.name(), file.doc()));
     }
     for file in ConfigFile::ALL {
         let takes = if file.takes_writes() { " (takes writes)" } else { "" };

@@ -31,7 +31,11 @@ pub fn status(snapshot: &Snapshot) -> String {
     line("ready", if agent.is_some_and(|status| status.ready) { "yes" } else { "no" });
     if let Some(loaded) = snapshot.loaded() {
         let config = &loaded.filled;
-        line("driver", config.vm_type.as_deref().unwrap_or_default());
+        let driver = config.vm_type.as_deref().unwrap_or_default();
+        match snapshot.why_driver() {
+            "" => line("driver", driver),
+            why => line("driver", &format!("{driver} ({why})")),
+        }
         if let Some(accelerator) = agent.and_then(|status| status.accelerator.as_ref()) {
             let reason =
                 if accelerator.reason.is_empty() { String::new() } else { format!(" ({})", accelerator.reason) };
@@ -75,7 +79,7 @@ fn list(text: &mut String, key: &str, items: &[String]) {
 }
 
 /// A YAML scalar on one line: plain where it reads back as the same text, else double-quoted as in JSON.
-fn scalar(value: &str) -> String {
+pub(super) fn scalar(value: &str) -> String {
     let plain = !value.is_empty()
         && value.chars().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == '/')
         && value.chars().all(|c| c.is_ascii_graphic() || c == ' ')
@@ -93,6 +97,9 @@ pub fn status_json(snapshot: &Snapshot) -> String {
     object.insert("state".into(), json!(snapshot.state()));
     object.insert("since".into(), json!(snapshot.since()));
     object.insert("pending".into(), json!(snapshot.pending()));
+    if !snapshot.why_driver().is_empty() {
+        object.insert("driverWhy".into(), json!(snapshot.why_driver()));
+    }
     object.insert("ready".into(), json!(agent.is_some_and(|status| status.ready)));
     if let Some(status) = agent {
         if let Some(step) = &status.step {

@@ -40,6 +40,7 @@ fn rules(snippet: &str) -> Rules {
         memory: 16 << 30,
         timezone: "Europe/Berlin".into(),
         machine_id: "0123456789abcdef".into(),
+        drivers: Default::default(),
     };
     let name = Name::parse("foo").unwrap();
     let context = Context { name: &name, dir: PathBuf::from("/h/foo"), host: &host, layers: Layers::default() };

@@ -1,0 +1,133 @@
+//! A driver by name: one return type, whether it is built in or a program of its own. Built in are those of the cargo
+//! features; programs are found as Lima finds them, and run only when they are asked or used.
+
+mod discovery;
+mod safety;
+mod trial;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use limafs_driver::Driver;
+use tokio::task::JoinSet;
+
+use crate::drivers::{self, Choice, Found, Known, Names, Place, Source, Tried, Words};
+use crate::error::{Error, Result};
+use discovery::Places;
+
+/// A value of a built-in driver for one instance.
+type Make = fn() -> Arc<dyn Driver>;
+
+const BUILT_IN: &[(&str, Make)] = &[
+    #[cfg(feature = "qemu")]
+    ("qemu", || Arc::new(limafs_driver_qemu::Qemu::new())),
+    #[cfg(feature = "fake")]
+    ("fake", || Arc::new(limafs_driver_fake::Fake::new())),
+];
+
+/// The drivers of this machine.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    places: Places,
+}
+
+impl Registry {
+    /// With the places of this process: its environment and where its program is.
+    pub fn of_process() -> Self {
+        Self { places: Places::of_process() }
+    }
+
+    /// A new driver value for the instance in `dir`, not configured yet. `name` is an own name or an alias.
+    pub fn driver(&self, name: &str, dir: &Path) -> Result<Arc<dyn Driver>> {
+        let found = self.find();
+        let aliases = aliases();
+        let own = aliases.get(name).map_or(name, String::as_str);
+        if let Some(why) = drivers::fault(own, &found, &aliases) {
+            return Err(Error::invalid("vmType", why));
+        }
+        match (built_in(own), found.into_iter().find(|driver| driver.name == own).map(|driver| driver.place)) {
+            (Some(driver), _) => Ok(driver),
+            (None, Some(Place::Program(program))) => external(own, program, dir),
+            (None, _) => Err(Error::failed("vmType", format!("the driver {own:?} went away"))),
+        }
+    }
+
+    /// The driver for an instance that names none, tried out as far as the choice depends on it.
+    pub async fn choose(&self) -> Choice {
+        let mut known: Vec<Known> = self.find().into_iter().map(|found| Known { found, tried: None }).collect();
+        if drivers::is_open(&known) {
+            let mut trials = JoinSet::new();
+            for (index, driver) in known.iter().enumerate() {
+                let (registry, found) = (self.clone(), driver.found.clone());
+                trials.spawn(async move { (index, registry.try_out(found).await) });
+            }
+            while let Some(done) = trials.join_next().await {
+                // One that fell over stays untried.
+                if let Ok((index, tried)) = done {
+                    known[index].tried = Some(tried);
+                }
+            }
+        }
+        drivers::choose(&known)
+    }
+}
+
+#[async_trait]
+impl Source for Registry {
+    fn names(&self) -> Names {
+        Names { chosen: None, aliases: aliases() }
+    }
+
+    fn find(&self) -> Vec<Found> {
+        let words = |make: &Make| {
+            let driver = make();
+            Some(Words { about: driver.about(), info: driver.info() })
+        };
+        let found = |(name, make): &(&str, Make)| Found {
+            name: (*name).to_owned(),
+            place: Place::BuiltIn,
+            refused: None,
+            words: words(make),
+        };
+        let mut all: Vec<Found> = BUILT_IN.iter().map(found).collect();
+        for program in discovery::find(&self.places) {
+            if all.iter().all(|known| known.name != program.name) {
+                let discovery::Program { name, path, refused } = program;
+                all.push(Found { name, place: Place::Program(path), refused, words: None });
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn watched(&self) -> Vec<PathBuf> {
+        discovery::watched(&self.places)
+    }
+
+    async fn try_out(&self, found: Found) -> Tried {
+        match (&found.refused, &found.place, built_in(&found.name)) {
+            (Some(why), ..) => trial::refused(why),
+            (None, Place::BuiltIn, Some(driver)) => trial::built_in(driver).await,
+            (None, Place::Program(program), _) => trial::program(program).await,
+            (None, Place::BuiltIn, None) => trial::refused("it is not built in"),
+        }
+    }
+}
+
+/// Of the built-in drivers; programs are known by their own names alone.
+fn aliases() -> std::collections::BTreeMap<String, String> {
+    let all: Vec<(&str, Vec<String>)> = BUILT_IN.iter().map(|(name, make)| (*name, make().about().aliases)).collect();
+    drivers::aliases(all.iter().map(|(name, aliases)| (*name, aliases.as_slice())))
+}
+
+fn built_in(name: &str) -> Option<Arc<dyn Driver>> {
+    BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, make)| make())
+}
+
+fn external(name: &str, program: PathBuf, dir: &Path) -> Result<Arc<dyn Driver>> {
+    Err(Error::unsupported("vmType", format!("{name} in {} {}", program.display(), dir.display())))
+}
+
+#[cfg(test)]
+mod tests;

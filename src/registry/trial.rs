@@ -1,0 +1,123 @@
+//! Has a driver say how it is: a built-in one in a task, a program with `--health` in a process of its own, both under a
+//! deadline. What a program answers is not trusted: its output has bounds, and nonsense is no answer.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use limafs_driver::{Driver, Health};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::drivers::{DEADLINE, Tried, Words};
+
+/// The option to which a program of ours answers with one JSON object; Lima's own know it not.
+const OPTION: &str = "--health";
+const MOST_ANSWER: u64 = 64 << 10;
+const MOST_WORDS: u64 = 16 << 10;
+const MOST_LINES: usize = 50;
+/// What a program is told of us.
+pub const ENVIRONMENT: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "XDG_RUNTIME_DIR"];
+
+/// Of one that is not run.
+pub fn refused(why: &str) -> Tried {
+    let fix = "let nobody but you and root write to it and to the directories above it";
+    tried(Some(Health::failing(true, "unsafe-path", why, fix)), None, Vec::new())
+}
+
+pub async fn built_in(driver: Arc<dyn Driver>) -> Tried {
+    let words = Words { about: driver.about(), info: driver.info() };
+    let asked = tokio::spawn(async move { timeout(DEADLINE, driver.health()).await });
+    let health = match asked.await {
+        Ok(Ok(health)) => health,
+        Ok(Err(_)) => late(),
+        Err(error) => Health::failing(true, "died", error, ""),
+    };
+    tried(Some(health), Some(words), Vec::new())
+}
+
+pub async fn program(path: &Path) -> Tried {
+    let mut command = Command::new(path);
+    command.arg(OPTION).env_clear().current_dir("/").process_group(0).kill_on_drop(true);
+    command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return tried(Some(Health::failing(true, "not-runnable", error, "")), None, Vec::new()),
+    };
+    let heard = timeout(DEADLINE, hear(&mut child)).await;
+    // Not reaped yet, so that the number is still its own; what it has started goes with it.
+    if let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        // None left is what is wanted.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    // It ended or was killed, so that this does not last.
+    let status = child.wait().await;
+    match heard {
+        Err(_) => tried(Some(late()), None, Vec::new()),
+        Ok(heard) => judge(&heard, status.ok().filter(|_| heard.complete)),
+    }
+}
+
+struct Heard {
+    answer: Vec<u8>,
+    words: Vec<u8>,
+    /// It ended by itself.
+    complete: bool,
+}
+
+/// Reads what a program says, to its end or to the bounds.
+async fn hear(child: &mut Child) -> Heard {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (answer, words) = tokio::join!(some_of(out, MOST_ANSWER), some_of(err, MOST_WORDS));
+    let complete = (answer.len() as u64) < MOST_ANSWER && (words.len() as u64) < MOST_WORDS;
+    // One that goes on without a word is waited for, under the caller's deadline.
+    let complete = complete && child.wait().await.is_ok();
+    Heard { answer, words, complete }
+}
+
+async fn some_of(pipe: Option<impl AsyncRead + Unpin>, most: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        // What came before an error is what there is.
+        let _ = pipe.take(most).read_to_end(&mut bytes).await;
+    }
+    bytes
+}
+
+/// `status` is that of one that ended by itself.
+fn judge(heard: &Heard, status: Option<ExitStatus>) -> Tried {
+    let log = lines(&heard.words);
+    let answer = status.filter(ExitStatus::success).and_then(|_| parse(&heard.answer));
+    if let Some((health, words)) = answer {
+        return tried(Some(health), Some(words), log);
+    }
+    let died = status.is_some_and(|status| status.code().is_none());
+    let health = died.then(|| Health::failing(true, "died", "a signal ended it while it was tried", ""));
+    tried(health, None, log)
+}
+
+fn parse(answer: &[u8]) -> Option<(Health, Words)> {
+    let value: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    value.get("healthy")?;
+    let health = serde_json::from_value(value.clone()).ok()?;
+    Some((health, serde_json::from_value(value).ok()?))
+}
+
+fn lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let all: Vec<&str> = text.lines().collect();
+    let clean = |line: &&str| line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect();
+    all[all.len().saturating_sub(MOST_LINES)..].iter().map(clean).collect()
+}
+
+fn late() -> Health {
+    Health::failing(true, "timeout", format!("it did not say how it is within {} s", DEADLINE.as_secs()), "")
+}
+
+fn tried(health: Option<Health>, words: Option<Words>, log: Vec<String>) -> Tried {
+    Tried { when: Timestamp::now(), health, words, log }
+}
