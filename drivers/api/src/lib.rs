@@ -3,10 +3,14 @@
 
 mod blob;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod driver;
 mod error;
 mod health;
 mod instance;
+#[cfg(feature = "client")]
+mod remote;
 #[cfg(feature = "schema")]
 mod schema;
 #[cfg(feature = "server")]
@@ -20,5 +24,7 @@ pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, Vm, VmEv
 pub use error::{Error, Result};
 pub use health::{About, Health, Priority, Report};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};
+#[cfg(feature = "client")]
+pub use remote::Remote;
 #[cfg(feature = "server")]
 pub use serve::serve;

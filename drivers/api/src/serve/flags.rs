@@ -7,7 +7,9 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
     /// Lima 2.2: a server at a path that both sides know.
-    Serve { instance_dir: PathBuf },
+    Serve {
+        instance_dir: PathBuf,
+    },
     /// Lima 2.0 and 2.1: a server that says where it is.
     Announce,
     InspectStatus,

@@ -1,9 +1,11 @@
 //! Names that a driver's program and its host agree on. Lima's.
 
+#[cfg(feature = "server")]
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// What drivers' programs are called: this and the driver's name.
+#[cfg(feature = "server")]
 pub(crate) const PROGRAM_PREFIX: &str = "lima-driver-";
 
 pub(crate) fn socket(instance_dir: &Path, name: &str) -> PathBuf {
@@ -11,6 +13,7 @@ pub(crate) fn socket(instance_dir: &Path, name: &str) -> PathBuf {
 }
 
 /// The name of the driver that a program is by its own name.
+#[cfg(feature = "server")]
 pub(crate) fn of_program(program: &OsStr) -> Option<String> {
     let file = Path::new(program).file_name()?.to_str()?;
     let name = file.strip_prefix(PROGRAM_PREFIX)?;
@@ -33,7 +36,7 @@ pub(crate) fn vm_pid(instance_dir: &Path, name: &str) -> PathBuf {
     instance_dir.join(format!("{name}.pid"))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

@@ -1,10 +1,10 @@
 //! Snapshots as Lima's protocol has them: the table that QEMU prints, of which readers take the tags.
 
+#[cfg(feature = "server")]
+use jiff::Timestamp;
 #[cfg(feature = "client")]
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-#[cfg(feature = "server")]
-use jiff::Timestamp;
 
 use crate::Snapshot;
 
@@ -74,7 +74,8 @@ mod tests {
                        1         clean                 0 B 2026-01-02 03:04:05 00:00:00.000          0\n";
         let running = "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT\n\
                        --        warm              182 MiB 2026-01-02 03:04:05 00:01:02.003\n";
-        let read = |table| parse(table).into_iter().map(|snapshot| (snapshot.tag, snapshot.vm_size)).collect::<Vec<_>>();
+        let read =
+            |table| parse(table).into_iter().map(|snapshot| (snapshot.tag, snapshot.vm_size)).collect::<Vec<_>>();
         assert_eq!(read(stopped), [("clean".to_owned(), 0)]);
         assert_eq!(read(running), [("warm".to_owned(), 182 << 20)]);
         assert_eq!(read("There is no snapshot available.\n"), []);

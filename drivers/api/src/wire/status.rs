@@ -1,9 +1,11 @@
 //! Errors of drivers on the wire: a sentence for everybody, and its parts for a host of ours.
 
+#[cfg(feature = "client")]
 use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "server")]
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -79,9 +81,7 @@ fn error_told(told: Told, operation: &'static str) -> Error {
         Told::NotRunning => Error::NotRunning,
         Told::Failed { what, why } => Error::Failed { what: sentence(&what), why: sentence(&why) },
         Told::Timeout { what, seconds } => Error::Timeout { what: sentence(&what), seconds },
-        Told::Io { path, number: Some(number), .. } => {
-            Error::Io { path, source: io::Error::from_raw_os_error(number) }
-        }
+        Told::Io { path, number: Some(number), .. } => Error::Io { path, source: io::Error::from_raw_os_error(number) },
         Told::Io { path, number: None, why } => Error::Io { path, source: io::Error::other(sentence(&why)) },
     }
 }
