@@ -11,6 +11,8 @@ pub const LIMA_YAML: &str = "lima.yaml";
 pub const LIMA_VERSION: &str = "lima-version";
 pub const PROTECTED: &str = "protected";
 pub const CIDATA_ISO: &str = "cidata.iso";
+/// The same as a directory, for guests without cloud-init.
+pub const CIDATA_DIR: &str = "cidata";
 pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
 pub const IMAGE: &str = "image";
 pub const DISK: &str = "disk";

@@ -19,6 +19,11 @@ pub fn entries(guest: &Guest, iid: &str) -> Result<[Entry; 3]> {
     ])
 }
 
+/// For the driver's own scripts, where no cloud-init makes the user.
+pub fn authorized_keys(guest: &Guest) -> Entry {
+    Entry::text("ssh_authorized_keys", guest.ssh_keys.iter().map(|key| format!("{key}\n")).collect::<String>())
+}
+
 fn user_data(guest: &Guest, iid: &str) -> Result<Value> {
     let config = guest.config;
     let mut data = Map::new();

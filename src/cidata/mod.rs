@@ -1,4 +1,5 @@
-//! The cloud-init disk (NoCloud): what is on it, and its bytes as an ISO. Pure: no files are opened here.
+//! The cloud-init disk (NoCloud): what is on it, and its bytes as an ISO. Pure: no files are opened here. A guest
+//! without cloud-init gets the same files as a directory.
 //!
 //! ```text
 //! meta-data user-data network-config      read by cloud-init
@@ -6,6 +7,7 @@
 //! boot.essential.Linux/ boot.Linux/       ours and the driver's, in that order
 //! ca-certs/lima-%04d.crt                  certificates to trust
 //! lima-guestagent                         the agent, as a program
+//! ssh_authorized_keys                     for a guest without cloud-init, whose driver's scripts make the user
 //! provision.{dependency,data,yq,system,user}/%08d  the user's, numbered by their place in lima.yaml
 //! ```
 //! Everything on it belongs to root and is closed to others: `env` and `param` may hold secrets.
@@ -20,7 +22,7 @@ mod scripts;
 
 use std::collections::BTreeMap;
 
-use limafs_driver::Config;
+use limafs_driver::{Config, Features};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -49,6 +51,12 @@ pub struct Guest<'a> {
     pub dns: Option<(u16, u16)>,
     /// Name of the virtio-serial port for boot reports, or empty.
     pub boot_port: &'a str,
+    /// Name of the virtio-serial port for the guest agent, or empty.
+    pub virtio_port: &'a str,
+    /// The vsock port for the guest agent, or 0.
+    pub vsock_port: u32,
+    /// Of the driver: they decide what the guest can be told at all.
+    pub features: &'a Features,
     /// From the driver: `boot.Linux/FILE` to its bytes.
     pub boot_scripts: &'a BTreeMap<String, Vec<u8>>,
     /// What is in the files of `caCerts.files`, which are the host's.
@@ -139,13 +147,20 @@ fn entries(guest: &Guest, iid: &str) -> Result<Vec<Entry>> {
         return Err(Error::unsupported("os", format!("{os} guests are not supported yet, only Linux")));
     }
     let mut files = BTreeMap::new();
-    let provisioned = provision::entries(guest.config, agent(guest).is_some())?;
+    let provisioned = provision::entries(guest)?;
     let fixed = scripts::entries().chain(scripts::of_driver(guest.boot_scripts)?);
     let told = cloud::entries(guest, iid)?.into_iter().chain(env::entries(guest, iid)?);
-    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provisioned) {
+    let keys = guest.features.no_cloud_init.then(|| cloud::authorized_keys(guest));
+    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provisioned).chain(keys) {
         files.insert(entry.path.clone(), entry);
     }
     Ok(files.into_values().collect())
+}
+
+/// Whether a VM of such a driver sees the host at [`GATEWAY`]: Lima's user network, which its own drivers and ours all
+/// have. One whose address is known only when it runs, or which is given no disk, is in a network of somebody else's.
+pub fn has_user_network(features: &Features) -> bool {
+    !features.dynamic_ssh_address && !features.no_cloud_init
 }
 
 /// The agent's program where this guest is to have it.

@@ -3,7 +3,9 @@
 
 mod agent;
 mod archive;
+mod directory;
 mod disks;
+mod format;
 mod guest;
 mod image;
 mod mounts;
@@ -14,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use limafs_driver::{Config, DataDisk, Driver, Instance};
+use limafs_driver::{Config, DataDisk, Driver, Features, Instance};
 use tokio::sync::mpsc;
 
 use super::dns;
@@ -25,6 +27,7 @@ use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
 use super::{process, ready, ready::user_probes};
+use crate::cidata;
 use crate::config::{self, Context, Loaded};
 use crate::drivers;
 use crate::error::{Error, Result};
@@ -68,7 +71,7 @@ impl Steps for Boot {
         mounts::make_missing(&instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
         step(tell, "making cidata").await;
-        let dns = self.dns_ports(&instance.config)?;
+        let dns = self.dns_ports(&instance.config, &driver.info().features)?;
         let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
         let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
@@ -165,9 +168,10 @@ impl Boot {
     }
 
     /// Where the guest's name server is to listen, if it has one of ours.
-    fn dns_ports(&self, config: &Config) -> Result<Option<Ports>> {
+    fn dns_ports(&self, config: &Config, features: &Features) -> Result<Option<Ports>> {
         let wanted = config.host_resolver.as_ref().and_then(|resolver| resolver.enabled);
-        if config.plain == Some(true) || wanted != Some(true) {
+        // A guest in a network of somebody else's asks whom it is told there.
+        if config.plain == Some(true) || wanted != Some(true) || !cidata::has_user_network(features) {
             return Ok(None);
         }
         let last = store::record(&self.dir).and_then(|record| record.dns);
@@ -201,7 +205,7 @@ impl Boot {
             // The host keys of an earlier disk went with it.
             ssh::pin::remove(&self.dir.join(names::KNOWN_HOSTS))?;
         }
-        image::fetch(config, &self.dir, tell).await?;
+        image::fetch(config, &driver.info().features.supported_image_formats, &self.dir, tell).await?;
         step(tell, "making the disk").await;
         Ok(driver.create_disk().await?)
     }

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod driver;
 mod steps;
 
 struct Told {
@@ -12,6 +13,9 @@ struct Told {
     networks: Vec<Network>,
     dns: Option<(u16, u16)>,
     boot_port: String,
+    virtio_port: String,
+    vsock_port: u32,
+    features: Features,
     scripts: BTreeMap<String, Vec<u8>>,
     ca_files: Vec<String>,
     agent: Option<Vec<u8>>,
@@ -35,6 +39,9 @@ fn told() -> Told {
         networks: vec![],
         dns: None,
         boot_port: "io.limafs.boot.0".into(),
+        virtio_port: String::new(),
+        vsock_port: 0,
+        features: Features::default(),
         scripts: BTreeMap::new(),
         ca_files: Vec::new(),
         agent: None,
@@ -55,6 +62,9 @@ impl Told {
             networks: &self.networks,
             dns: self.dns,
             boot_port: &self.boot_port,
+            virtio_port: &self.virtio_port,
+            vsock_port: self.vsock_port,
+            features: &self.features,
             boot_scripts: &self.scripts,
             ca_files: &self.ca_files,
             agent: self.agent.as_deref(),

@@ -1,11 +1,12 @@
-//! What the guest is told: cidata.iso with keys, environment and scripts. Written only when it differs.
+//! What the guest is told: cidata.iso, or a directory of the same, with keys, environment and scripts. Written only when
+//! it differs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use limafs_driver::{Config, Driver, mac_address};
+use limafs_driver::{Config, Driver, Info, mac_address};
 
-use super::Boot;
+use super::{Boot, directory};
 use crate::cidata::{self, Archive, Guest};
 use crate::config;
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ pub struct Given {
     pub archive: Option<Archive>,
 }
 
-/// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
+/// Writes `cidata.iso`, or for a guest without cloud-init `cidata`, and `cloud-config.yaml`; returns the instance id that the guest will report.
 pub async fn write_cidata(
     boot: &Boot,
     driver: &dyn Driver,
@@ -31,8 +32,9 @@ pub async fn write_cidata(
 ) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
+    let directory = boot.dir.join(names::CIDATA_DIR);
     forget_host_keys_of_others(&path, &known_hosts)?;
-    let boot_port = driver.info().boot_port;
+    let Info { boot_port, virtio_port, vsock_port, features, .. } = driver.info();
     let agent = super::agent::program(config).await;
     let guest = Guest {
         name: &boot.name,
@@ -43,6 +45,9 @@ pub async fn write_cidata(
         networks: &given.networks,
         dns: given.dns.map(|ports| (ports.udp, ports.tcp)),
         boot_port: &boot_port,
+        virtio_port: &virtio_port,
+        vsock_port,
+        features: &features,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
         agent: agent.as_deref(),
@@ -50,9 +55,14 @@ pub async fn write_cidata(
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;
-    let iso = cidata::iso(&cidata.entries)?;
-    if !has_bytes(&path, &iso) {
-        store::replace(&path, &iso, 0o600)?;
+    if features.no_cloud_init {
+        directory::replace(&directory, &cidata.entries)?;
+    } else {
+        directory::remove(&directory)?;
+        let iso = cidata::iso(&cidata.entries)?;
+        if !has_bytes(&path, &iso) {
+            store::replace(&path, &iso, 0o600)?;
+        }
     }
     if let Some(user_data) = cidata.entries.iter().find(|entry| entry.path == "user-data") {
         // For people to look at. Like the disk it may hold what `env` and `param` hold.
