@@ -10,7 +10,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use limafs_driver::{About, Health, Info, Priority};
-use serde::{Deserialize, Serialize};
 
 pub use choice::{Choice, choose, is_open};
 
@@ -25,12 +24,9 @@ pub enum Place {
 }
 
 /// What a driver says of itself.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 pub struct Words {
-    #[serde(flatten)]
     pub about: About,
-    #[serde(flatten)]
     pub info: Info,
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use limafs_driver::Driver;
+use limafs_driver::{Driver, Remote};
 use tokio::task::JoinSet;
 
 use crate::drivers::{self, Choice, Found, Known, Names, Place, Source, Tried, Words};
@@ -41,42 +41,55 @@ impl Registry {
     /// A new driver value for the instance in `dir`, not configured yet. `name` is an own name or an alias.
     pub fn driver(&self, name: &str, dir: &Path) -> Result<Arc<dyn Driver>> {
         let found = self.find();
-        let aliases = aliases();
+        let Names { aliases, .. } = self.names();
         let own = aliases.get(name).map_or(name, String::as_str);
         if let Some(why) = drivers::fault(own, &found, &aliases) {
             return Err(Error::invalid("vmType", why));
         }
         match (built_in(own), found.into_iter().find(|driver| driver.name == own).map(|driver| driver.place)) {
             (Some(driver), _) => Ok(driver),
-            (None, Some(Place::Program(program))) => external(own, program, dir),
+            (None, Some(Place::Program(program))) => Ok(Arc::new(Remote::new(own, program, Some(dir.to_owned())))),
             (None, _) => Err(Error::failed("vmType", format!("the driver {own:?} went away"))),
         }
     }
 
     /// The driver for an instance that names none, tried out as far as the choice depends on it.
     pub async fn choose(&self) -> Choice {
-        let mut known: Vec<Known> = self.find().into_iter().map(|found| Known { found, tried: None }).collect();
-        if drivers::is_open(&known) {
-            let mut trials = JoinSet::new();
-            for (index, driver) in known.iter().enumerate() {
-                let (registry, found) = (self.clone(), driver.found.clone());
-                trials.spawn(async move { (index, registry.try_out(found).await) });
-            }
-            while let Some(done) = trials.join_next().await {
-                // One that fell over stays untried.
-                if let Ok((index, tried)) = done {
-                    known[index].tried = Some(tried);
-                }
+        let known = self.untried();
+        if drivers::is_open(&known) { drivers::choose(&self.survey().await) } else { drivers::choose(&known) }
+    }
+
+    /// All drivers, each tried, all at the same time.
+    pub async fn survey(&self) -> Vec<Known> {
+        let mut known = self.untried();
+        let mut trials = JoinSet::new();
+        for (index, driver) in known.iter().enumerate() {
+            let (registry, found) = (self.clone(), driver.found.clone());
+            trials.spawn(async move { (index, registry.try_out(found).await) });
+        }
+        while let Some(done) = trials.join_next().await {
+            // One that fell over stays untried.
+            if let Ok((index, tried)) = done {
+                known[index].tried = Some(tried);
             }
         }
-        drivers::choose(&known)
+        known
+    }
+
+    fn untried(&self) -> Vec<Known> {
+        self.find().into_iter().map(|found| Known { found, tried: None }).collect()
     }
 }
 
 #[async_trait]
 impl Source for Registry {
     fn names(&self) -> Names {
-        Names { chosen: None, aliases: aliases() }
+        let mut aliases = aliases();
+        // A program's own name comes before another's alias.
+        for program in self.find() {
+            aliases.remove(&program.name);
+        }
+        Names { chosen: None, aliases }
     }
 
     fn find(&self) -> Vec<Found> {
@@ -123,10 +136,6 @@ fn aliases() -> std::collections::BTreeMap<String, String> {
 
 fn built_in(name: &str) -> Option<Arc<dyn Driver>> {
     BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, make)| make())
-}
-
-fn external(name: &str, program: PathBuf, dir: &Path) -> Result<Arc<dyn Driver>> {
-    Err(Error::unsupported("vmType", format!("{name} in {} {}", program.display(), dir.display())))
 }
 
 #[cfg(test)]

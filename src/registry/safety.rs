@@ -145,6 +145,7 @@ mod tests {
         set_mode(&open, 0o777);
         let why = fault(&safe.join("lima-driver-x")).unwrap();
         assert!(why.starts_with(&open.display().to_string()), "{why}");
+        set_mode(&open, 0o755);
         fs::remove_file(&real).unwrap();
         assert!(fault(&safe.join("lima-driver-x")).unwrap().contains("No such file"));
         symlink("loop", safe.join("loop")).unwrap();

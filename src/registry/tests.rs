@@ -133,6 +133,15 @@ fn s25_relative_elements_are_refused() {
 }
 
 #[test]
+fn a_programs_name_comes_before_an_alias() {
+    let dir = tempfile::tempdir().unwrap();
+    let aliases = |places| Registry { places }.names().aliases;
+    let Some((alias, _)) = aliases(Places::default()).pop_first() else { return };
+    driver(dir.path(), &format!("lima-driver-{alias}"));
+    assert!(!aliases(places(&[dir.path()])).contains_key(&alias));
+}
+
+#[test]
 fn nothing_is_run_to_be_listed() {
     let dir = tempfile::tempdir().unwrap();
     driver(dir.path(), "lima-driver-a");
@@ -169,8 +178,9 @@ async fn tried(script: &str) -> Tried {
 
 #[tokio::test]
 async fn a_program_of_ours_says_how_it_is_and_what_it_is() {
-    let answer = r#"{"installed":true,"healthy":true,"version":"9.1","default":true,"priority":"preferred",
-        "aliases":["b"],"name":"a","features":{"dynamicSSHAddress":true}}"#;
+    let answer = r#"{"health":{"installed":true,"healthy":true,"version":"9.1"},
+        "about":{"default":true,"priority":"preferred","aliases":["b"]},
+        "info":{"name":"a","features":{"dynamicSSHAddress":true}}}"#;
     let tried = tried(&format!("[ \"$*\" = --health ] || exit 3\necho hello >&2\ncat <<'X'\n{answer}\nX")).await;
     let (health, words) = (tried.health.unwrap(), tried.words.unwrap());
     assert!(health.installed && health.healthy);
@@ -185,7 +195,9 @@ async fn limas_own_programs_say_nothing_and_nonsense_is_no_answer() {
     let lima = tried("echo 'flag provided but not defined: -health' >&2; exit 2").await;
     assert!(lima.health.is_none() && lima.words.is_none());
     assert_eq!(lima.log, ["flag provided but not defined: -health"]);
-    for script in ["echo '{}'", "echo garbage", "head -c 300000 /dev/zero", "echo '{\"healthy\":true}'; exit 1"] {
+    for script in
+        ["echo '{}'", "echo garbage", "head -c 300000 /dev/zero", "echo '{\"health\":{\"healthy\":true}}'; exit 1"]
+    {
         assert!(tried(script).await.health.is_none(), "{script}");
     }
 }
@@ -204,18 +216,19 @@ async fn a_program_that_dies_or_cannot_run_is_ill() {
 async fn s25_a_program_is_tried_in_a_minimal_environment() {
     let told = tried("env | cut -d= -f1 >&2").await.log;
     // The last are the shell's own.
-    let known = |name: &String| {
-        trial::ENVIRONMENT.contains(&name.as_str()) || ["PWD", "OLDPWD", "SHLVL", "_"].contains(&name.as_str())
-    };
+    let known = |name: &String| trial::is_told(name) || ["PWD", "OLDPWD", "SHLVL", "_"].contains(&name.as_str());
     assert!(told.iter().any(|name| name == "PATH"));
     assert!(told.iter().all(known), "{told:?}");
+    assert!(!["SSH_AUTH_SOCK", "GITHUB_TOKEN", "LD_PRELOAD"].into_iter().any(trial::is_told));
 }
 
 #[tokio::test]
 async fn the_choice_asks_programs_and_takes_the_best() {
     let dir = tempfile::tempdir().unwrap();
     let says = |name: &str, priority: &str, healthy: bool| {
-        let answer = format!(r#"{{"installed":true,"healthy":{healthy},"default":true,"priority":"{priority}"}}"#);
+        let answer = format!(
+            r#"{{"health":{{"installed":true,"healthy":{healthy}}},"about":{{"default":true,"priority":"{priority}"}}}}"#
+        );
         write(&dir.path().join(format!("lima-driver-{name}")), &format!("#!/bin/sh\necho '{answer}'\n"), 0o755);
     };
     says("best", "highly-preferred", true);

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use limafs_driver::{Driver, Health};
+use limafs_driver::{Driver, Health, Report};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -20,7 +20,9 @@ const MOST_ANSWER: u64 = 64 << 10;
 const MOST_WORDS: u64 = 16 << 10;
 const MOST_LINES: usize = 50;
 /// What a program is told of us.
-pub const ENVIRONMENT: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "XDG_RUNTIME_DIR"];
+const ENVIRONMENT: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "XDG_RUNTIME_DIR"];
+/// Settings of Lima, of ours and of QEMU's driver.
+const ENVIRONMENT_PREFIXES: &[&str] = &["LIMA_", "LIMAFS_", "QEMU_SYSTEM_"];
 
 /// Of one that is not run.
 pub fn refused(why: &str) -> Tried {
@@ -42,7 +44,7 @@ pub async fn built_in(driver: Arc<dyn Driver>) -> Tried {
 pub async fn program(path: &Path) -> Tried {
     let mut command = Command::new(path);
     command.arg(OPTION).env_clear().current_dir("/").process_group(0).kill_on_drop(true);
-    command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_told)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -60,6 +62,11 @@ pub async fn program(path: &Path) -> Tried {
         Err(_) => tried(Some(late()), None, Vec::new()),
         Ok(heard) => judge(&heard, status.ok().filter(|_| heard.complete)),
     }
+}
+
+/// Whether a driver may know this variable.
+pub fn is_told(name: &str) -> bool {
+    ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 struct Heard {
@@ -102,9 +109,10 @@ fn judge(heard: &Heard, status: Option<ExitStatus>) -> Tried {
 
 fn parse(answer: &[u8]) -> Option<(Health, Words)> {
     let value: serde_json::Value = serde_json::from_slice(answer).ok()?;
-    value.get("healthy")?;
-    let health = serde_json::from_value(value.clone()).ok()?;
-    Some((health, serde_json::from_value(value).ok()?))
+    // Every field has a default, so that some other object would do as well.
+    value.get("health")?.get("healthy")?;
+    let Report { info, about, health } = serde_json::from_value(value).ok()?;
+    Some((health, Words { about, info }))
 }
 
 fn lines(bytes: &[u8]) -> Vec<String> {

@@ -9,12 +9,14 @@ mod config;
 mod daemon;
 mod disks;
 mod documents;
+mod drivers;
 mod foreign;
 mod guest;
 mod images;
 mod knobs;
 mod lifecycle;
 mod names;
+mod outside;
 mod pending;
 mod reading;
 mod scratch;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
     all.extend(config::cases());
     all.extend(users::cases());
     all.extend(disks::cases());
+    all.extend(drivers::cases());
+    all.extend(outside::cases());
     all.extend(images::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use limafs_driver::{Accelerator, Driver, Error, Info, Instance, Result, Vm, VmEvent};
+use limafs_driver::{About, Accelerator, Driver, Error, Info, Instance, Result, Vm, VmEvent};
 use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
@@ -137,6 +137,10 @@ impl Fake {
 impl Driver for Fake {
     fn info(&self) -> Info {
         Info { name: "fake".into(), ..Info::default() }
+    }
+
+    fn about(&self) -> About {
+        About { aliases: vec!["pretend".into()], ..About::default() }
     }
 
     async fn configure(&self, instance: Instance) -> Result<Instance> {

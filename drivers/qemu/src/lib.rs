@@ -13,6 +13,7 @@ mod command_line;
 mod configure;
 mod disk;
 mod firmware;
+mod health;
 mod image;
 mod kvm;
 mod machine;
@@ -33,7 +34,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use limafs_driver::{Accelerator, Driver, Error, Features, Info, Instance, Result, Vm, VmEvent};
+use limafs_driver::{
+    About, Accelerator, Driver, Error, Features, Health, Info, Instance, Priority, Result, Vm, VmEvent,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -114,6 +117,14 @@ impl Driver for Qemu {
             boot_port: names::BOOT_PORT.into(),
             ..Info::default()
         }
+    }
+
+    fn about(&self) -> About {
+        About { aliases: vec!["qemu2".into()], default: true, priority: Priority::Default }
+    }
+
+    async fn health(&self) -> Health {
+        health::health().await
     }
 
     async fn configure(&self, instance: Instance) -> Result<Instance> {
