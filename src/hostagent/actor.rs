@@ -365,10 +365,12 @@ impl Actor {
                 self.facts.driver_pid = vm.pid;
                 self.facts.accelerator = vm.accelerator;
                 self.vm = Some(vm.events);
+                self.open_window();
                 Event::Launched
             }
             (Slot::Boot, Err(_)) if self.machine.phase == state::Phase::Aborting => Event::BootAborted,
             (Slot::Boot, Err(error)) => Event::BootFailed(sentences(&error)),
+            (_, Ok(Done::Trouble(who, what))) => Event::Trouble(who, what),
             (_, Ok(Done::Called(call, result))) => Event::Called(call, result),
             (Slot::Stop, Ok(Done::Ended(result))) => Event::Stopped(result),
             (Slot::Stop, Err(error)) => Event::Stopped(Err(error.to_string())),

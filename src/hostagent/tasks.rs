@@ -31,6 +31,7 @@ pub enum Slot {
     Call(Call),
     Stop,
     Kill,
+    Window,
 }
 
 /// What a task ended with.
@@ -40,6 +41,8 @@ pub enum Done {
     Called(Call, std::result::Result<(), String>),
     Ended(std::result::Result<(), String>),
     Ready,
+    /// What somebody cannot do, as in `Event::Trouble`.
+    Trouble(&'static str, Vec<String>),
 }
 
 #[derive(Default)]
@@ -114,6 +117,20 @@ impl Actor {
         self.tasks.spawn(Slot::Boot, async move {
             let late = || Error::Timeout { what: "starting the VM".into(), seconds: LAUNCH.as_secs() };
             Ok(Done::Launched(timeout(LAUNCH, driver.start()).await.map_err(|_| late())??))
+        });
+    }
+
+    /// Has the driver open the VM's window, where one is wanted: it may stay in that call for as long as the window does.
+    pub(super) fn open_window(&mut self) {
+        let Some(prepared) = self.prepared.clone() else { return };
+        let display = prepared.config.video.as_ref().and_then(|video| video.display.as_deref()).unwrap_or_default();
+        if matches!(display, "" | "none") || !prepared.driver.info().features.can_run_gui {
+            return;
+        }
+        self.tasks.spawn(Slot::Window, async move {
+            let failed = prepared.driver.run_gui().await.err();
+            let what = failed.map(|error| format!("the VM has no window: {error}"));
+            Ok(Done::Trouble("window", what.into_iter().collect()))
         });
     }
 
@@ -204,7 +221,7 @@ impl Actor {
         self.company = None;
         self.forwards = Arc::from([]);
         self.line.send_replace(None);
-        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill));
+        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill | Slot::Window));
         self.vm = None;
         self.facts.driver_pid = None;
         self.facts.accelerator = None;

@@ -67,10 +67,13 @@ pub struct Wishes {
 
 impl Wishes {
     pub fn of(prepared: &Prepared) -> Self {
-        let configured = prepared.config.port_forwards.as_deref().unwrap_or_default();
+        let mut configured = prepared.config.port_forwards.clone().unwrap_or_default();
+        if prepared.driver.info().features.skip_socket_forwarding {
+            configured.retain(|forward| !rules::has_guest_socket(forward));
+        }
         let plain = prepared.is_plain();
         let by_ssh = std::env::var_os(BY_SSH).is_some_and(|value| value == "true" || value == "1");
-        let rules = Rules::new(configured, prepared.facts.ssh_local_port, plain);
+        let rules = Rules::new(&configured, prepared.facts.ssh_local_port, plain);
         Self { rules, plain, by_ssh, patience: PATIENCE, shares: shares(&prepared.config), idle: datagrams::IDLE }
     }
 }
