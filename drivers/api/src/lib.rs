@@ -12,7 +12,7 @@ mod schema;
 
 pub use blob::Blob;
 pub use config::*;
-pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, Vm, VmEvent};
+pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, SshLogin, Vm, VmEvent};
 pub use error::{Error, Result};
 pub use health::{About, Health, Priority};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};
