@@ -52,33 +52,42 @@ impl Steps for Boot {
         step(tell, "loading lima.yaml").await;
         let config = self.load_with_driver(tell).await?;
         ready::ansible::check(&config)?;
-        let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
-        let port = port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?;
         let name = config.vm_type.clone().unwrap_or_default();
         let driver = self.registry.driver(&name, &self.dir)?;
         let started = Some(Started::with(&config));
-        let instance = driver.configure(self.instance(config, port)).await?;
+        let instance = self.configure(&*driver, config).await?;
         step(tell, &format!("checking {}", driver.info().name)).await;
         driver.validate().await?;
         // From here on there is something of this driver's, and it stays the instance's.
         let _ = tell.send(Event::Driver(name)).await;
-        driver.create().await?;
-        self.make_disk(&driver, &instance.config, tell).await?;
+        if driver.info().features.own_images {
+            step(tell, "making the machine").await;
+            driver.create().await?;
+        } else {
+            driver.create().await?;
+            self.make_disk(&driver, &instance.config, tell).await?;
+        }
         disks::claim(self, &instance.config).await?;
         let archive = archive::fetch(&instance.config, &self.dir, tell).await?;
         let (archive, disk) = archive.map(|fetched| (fetched.archive, fetched.disk)).unzip();
         let instance = with_data_disk(&driver, instance, disk).await?;
         mounts::make_missing(&instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
-        step(tell, "making cidata").await;
-        let dns = self.dns_ports(&instance.config, &driver.info().features)?;
-        let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
-        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
+        let (mut iid, mut dns, mut parcel) = (String::new(), None, None);
+        if driver.info().features.own_images {
+            parcel = Some(guest::parcel(self, &*driver, &instance.config, &identity).await?);
+        } else {
+            step(tell, "making cidata").await;
+            dns = self.dns_ports(&instance.config, &driver.info().features)?;
+            let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
+            iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
+        }
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
+        prepared.parcel = parcel;
         prepared.facts.dns = dns;
         prepared.facts.started = started;
         if let Some(line) = &prepared.line {
-            ssh::config::write(line.login())?;
+            ssh::config::write(&line.login())?;
         }
         step(tell, &format!("starting {}", prepared.facts.driver)).await;
         process::give_back_memory();
@@ -163,6 +172,17 @@ impl Boot {
         config::load(&text, &Context { name: &self.name, dir: self.dir.clone(), host: &host, layers })
     }
 
+    /// Configures the driver for a start, with the port of the guest's ssh. What a program is, it says only then.
+    async fn configure(&self, driver: &dyn Driver, config: Config) -> Result<Instance> {
+        let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
+        let instance = driver.configure(self.instance(config, 0)).await?;
+        let ssh_local_port = match driver.info().features.static_ssh_port {
+            true => port::of_driver(driver, &instance).await?,
+            false => port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?,
+        };
+        Ok(driver.configure(Instance { ssh_local_port, ..instance }).await?)
+    }
+
     fn last_port(&self, record: Option<&Record>) -> Option<u16> {
         record.map(|record| record.ssh_local_port).filter(|port| *port != 0).or_else(|| ssh::config::port(&self.dir))
     }
@@ -219,8 +239,12 @@ impl Boot {
         is_fresh: bool,
     ) -> Result<Prepared> {
         let info = driver.info();
-        let address = driver.ssh_address().await?;
-        let line = (!address.is_empty()).then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
+        let features = &info.features;
+        // One that is to be asked for after the start may not be an answer before it.
+        let address = if features.dynamic_ssh_address { String::new() } else { driver.ssh_address().await? };
+        // Where there is no address yet, it comes with the VM.
+        let has_guest = features.dynamic_ssh_address || !address.is_empty();
+        let line = has_guest.then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
         let facts = Facts {
             driver: instance.vm_type.clone(),
             ssh_address: address,
@@ -232,7 +256,16 @@ impl Boot {
         let push = is_fresh && !info.boot_port.is_empty();
         let probes = user_probes::of(&instance.config)?;
         let mounts = Arc::new(Mounts::of(&instance.config));
-        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, mounts, push, probes })
+        Ok(Prepared {
+            driver,
+            facts,
+            config: Arc::new(instance.config.clone()),
+            line,
+            mounts,
+            push,
+            probes,
+            parcel: None,
+        })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {

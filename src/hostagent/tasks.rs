@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use limafs_driver::{Driver, Vm};
+use limafs_driver::{Driver, SshLogin, Vm};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -23,6 +23,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// A kill is quick, but a process on a busy disk is not.
 const KILL: Duration = Duration::from_secs(30);
 const LAUNCH: Duration = Duration::from_secs(60);
+/// For a VM whose driver waits for its address.
+const LAUNCH_ELSEWHERE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
@@ -37,7 +39,8 @@ pub enum Slot {
 /// What a task ended with.
 pub enum Done {
     Prepared(Box<Prepared>),
-    Launched(Vm),
+    /// And where its guest is, where that is known only now.
+    Launched(Vm, Option<SshLogin>),
     Called(Call, std::result::Result<(), String>),
     Ended(std::result::Result<(), String>),
     Ready,
@@ -89,6 +92,22 @@ impl Tasks {
     }
 }
 
+/// Where the guest of a running VM is, where its driver learns that only then. It may know more than the address.
+pub async fn place(prepared: &Prepared) -> Result<Option<SshLogin>> {
+    let driver = &prepared.driver;
+    let Some(line) = prepared.line.as_ref().filter(|_| driver.info().features.dynamic_ssh_address) else {
+        return Ok(None);
+    };
+    if let Some(place) = driver.ssh_login().await? {
+        return Ok(Some(place));
+    }
+    let (address, login) = (driver.ssh_address().await?, line.login());
+    match address.is_empty() {
+        true => Err(Error::failed("the guest's address", "its driver does not say it")),
+        false => Ok(Some(SshLogin { address, port: login.port, user: login.user.clone() })),
+    }
+}
+
 impl Actor {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
@@ -113,10 +132,16 @@ impl Actor {
     }
 
     fn launch(&mut self) {
-        let Some(driver) = self.driver() else { return };
+        let Some(prepared) = self.prepared.clone() else { return };
         self.tasks.spawn(Slot::Boot, async move {
-            let late = || Error::Timeout { what: "starting the VM".into(), seconds: LAUNCH.as_secs() };
-            Ok(Done::Launched(timeout(LAUNCH, driver.start()).await.map_err(|_| late())??))
+            let is_elsewhere = prepared.driver.info().features.dynamic_ssh_address;
+            let limit = if is_elsewhere { LAUNCH_ELSEWHERE } else { LAUNCH };
+            let late = |_| Error::Timeout { what: "starting the VM".into(), seconds: limit.as_secs() };
+            let starting = async {
+                let vm = prepared.driver.start().await?;
+                Ok::<_, Error>(Done::Launched(vm, place(&prepared).await?))
+            };
+            timeout(limit, starting).await.map_err(late)?
         });
     }
 

@@ -18,7 +18,9 @@ pub fn replace(dir: &Path, entries: &[Entry]) -> Result<()> {
     }
     let parent = dir.parent().unwrap_or(Path::new("/"));
     // Closed to others from its first moment; what it is in the end is removed: the old one, or what was begun.
-    let new = tempfile::Builder::new().prefix(".cidata.").tempdir_in(parent).map_err(Error::io(parent))?;
+    let closed = fs::Permissions::from_mode(0o700);
+    let new = tempfile::Builder::new().prefix(".cidata.").permissions(closed).tempdir_in(parent);
+    let new = new.map_err(Error::io(parent))?;
     for entry in entries {
         write(&new.path().join(&entry.path), entry).map_err(Error::io(new.path().join(&entry.path)))?;
     }
