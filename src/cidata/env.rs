@@ -109,6 +109,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
         ("UDP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(udp, _)| udp.to_string())),
         ("TCP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(_, tcp)| tcp.to_string())),
         ("VMTYPE", text("vmType", config.vm_type.as_deref())?),
+        ("VIRTIO_PORT", text("virtio port", Some(guest.virtio_port))?),
         ("PLAIN", flag(config.plain)),
         ("SKIP_DEFAULT_DEPENDENCY_RESOLUTION", flag(Some(provision::skips_packages(config)))),
         ("PASSWORDLESS_SUDO", flag(Some(user.passwordless_sudo.unwrap_or(true)))),

@@ -49,6 +49,8 @@ pub struct Guest<'a> {
     pub dns: Option<(u16, u16)>,
     /// Name of the virtio-serial port for boot reports, or empty.
     pub boot_port: &'a str,
+    /// Name of the virtio-serial port for the guest agent, or empty.
+    pub virtio_port: &'a str,
     /// From the driver: `boot.Linux/FILE` to its bytes.
     pub boot_scripts: &'a BTreeMap<String, Vec<u8>>,
     /// What is in the files of `caCerts.files`, which are the host's.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use limafs_driver::{Config, Driver, mac_address};
+use limafs_driver::{Config, Driver, Info, mac_address};
 
 use super::Boot;
 use crate::cidata::{self, Archive, Guest};
@@ -32,7 +32,7 @@ pub async fn write_cidata(
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
     forget_host_keys_of_others(&path, &known_hosts)?;
-    let boot_port = driver.info().boot_port;
+    let Info { boot_port, virtio_port, .. } = driver.info();
     let agent = super::agent::program(config).await;
     let guest = Guest {
         name: &boot.name,
@@ -43,6 +43,7 @@ pub async fn write_cidata(
         networks: &given.networks,
         dns: given.dns.map(|ports| (ports.udp, ports.tcp)),
         boot_port: &boot_port,
+        virtio_port: &virtio_port,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
         agent: agent.as_deref(),
