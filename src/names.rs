@@ -26,6 +26,8 @@ pub const HA_SOCK: &str = "ha.sock";
 pub const HA_STDOUT_LOG: &str = "ha.stdout.log";
 pub const HA_STDERR_LOG: &str = "ha.stderr.log";
 pub const DRIVER_LOG: &str = "driver.stderr.log";
+/// Where a driver has its own way to the guest agent.
+pub const GUEST_AGENT_SOCK: &str = "ga.sock";
 pub const QMP_SOCK: &str = "qmp.sock";
 pub const SERIAL_LOG: &str = "serial.log";
 /// Pid files of drivers and of Lima's hostagent; their processes have the path among their arguments.

@@ -63,7 +63,8 @@ impl Company {
         tasks.spawn(jobs::keep(Arc::clone(&line), dir.to_owned()));
         tasks.spawn(keep(Arc::clone(&line), tell.clone()));
         let wishes = forward::Wishes::of(prepared);
-        tasks.spawn(forward::run(wishes, forward::Company { line, scene: look, forwards: forwards_to, tell }));
+        let own = Some(forward::Own::new(Arc::clone(&prepared.driver), dir));
+        tasks.spawn(forward::run(wishes, forward::Company { line, own, scene: look, forwards: forwards_to, tell }));
         Some(Self { news, forwards, scene, _tasks: tasks })
     }
 

@@ -73,6 +73,8 @@ fn the_command_line_of_x86_64_under_kvm() {
 -device virtconsole,bus=virtio-serial0.0,nr=0,chardev=char-serial-virtio,id=console0
 -chardev socket,id=char-boot,path=/h/foo/boot.sock,server=on,wait=off
 -device virtserialport,bus=virtio-serial0.0,nr=1,chardev=char-boot,name=io.limafs.boot.0
+-chardev socket,id=char-agent,path=/h/foo/ga.sock,server=on,wait=off
+-device virtserialport,bus=virtio-serial0.0,nr=2,chardev=char-agent,name=io.lima-vm.guest_agent.0
 -device qemu-xhci,id=usb-bus
 -device virtio-rng-pci
 -device virtio-balloon-pci,id=balloon0

@@ -115,6 +115,7 @@ impl Driver for Qemu {
                 ..Features::default()
             },
             boot_port: names::BOOT_PORT.into(),
+            virtio_port: names::GUEST_AGENT_PORT.into(),
             ..Info::default()
         }
     }
@@ -216,6 +217,11 @@ impl Driver for Qemu {
             Some(running) => running.kill().await,
             None => Ok(()),
         }
+    }
+
+    /// A VM that was started without the port has no such socket.
+    async fn forward_guest_agent(&self) -> Result<bool> {
+        Ok(!self.instance()?.dir.join(names::GUEST_AGENT_SOCK).exists())
     }
 
     async fn pause(&self) -> Result<()> {

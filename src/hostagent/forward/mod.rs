@@ -11,6 +11,7 @@ mod clock;
 mod datagrams;
 mod drained;
 mod holder;
+mod own;
 mod place;
 mod post;
 mod rules;
@@ -40,6 +41,7 @@ use super::steps::Prepared;
 use crate::status::Forward;
 use agent::{Agent, Heard, PATIENCE, Patience};
 use carriers::Carriers;
+pub use own::Own;
 use post::Means;
 use rules::Rules;
 use table::Table;
@@ -82,6 +84,8 @@ impl Wishes {
 /// Whom forwarding works with.
 pub struct Company {
     pub line: Arc<Line>,
+    /// The driver's way to the guest agent, which it may have.
+    pub own: Option<Own>,
     pub scene: watch::Receiver<Scene>,
     pub forwards: watch::Sender<Arc<[Forward]>>,
     pub tell: mpsc::Sender<Event>,
@@ -89,7 +93,7 @@ pub struct Company {
 
 /// Forwards for as long as it is polled, once the guest was reached.
 pub async fn run(wishes: Wishes, company: Company) {
-    let Company { line, scene, forwards, tell } = company;
+    let Company { line, own, scene, forwards, tell } = company;
     line.session().await;
     let heard = watch::Sender::new(Heard::default());
     let (plain, patience, shares) = (wishes.plain, wishes.patience, Arc::clone(&wishes.shares));
@@ -97,7 +101,7 @@ pub async fn run(wishes: Wishes, company: Company) {
     match plain {
         true => forwarding.await,
         false => {
-            let agent = Agent { patience, line, shares, scene, heard, tell };
+            let agent = Agent { patience, line, own, shares, scene, heard, tell };
             tokio::join!(agent.keep(), forwarding);
         }
     }

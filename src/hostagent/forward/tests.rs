@@ -3,6 +3,7 @@
 
 mod agent;
 mod hostile;
+mod own;
 mod ssh;
 mod tcp;
 mod udp;
