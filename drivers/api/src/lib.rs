@@ -28,3 +28,6 @@ pub use instance::{DataDisk, Instance, mac_address, mount_tag};
 pub use remote::Remote;
 #[cfg(feature = "server")]
 pub use serve::serve;
+/// The messages and services of `proto/`, for other hosts and drivers.
+#[cfg(feature = "grpc")]
+pub use wire::proto;

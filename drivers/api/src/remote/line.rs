@@ -26,8 +26,8 @@ use crate::{Error, Result};
 
 /// Lima's, for a socket that is there.
 const CONNECT: Duration = Duration::from_secs(2);
-/// For what a driver has to answer at once.
-pub(super) const SHORT: Duration = Duration::from_secs(10);
+/// For what a driver has to answer at once; Lima waits 10 s.
+pub(super) const SHORT: Duration = Duration::from_secs(9);
 /// While a driver works for longer, it is asked so often whether it is there.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -50,11 +50,20 @@ pub(super) async fn connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 impl Line {
+    /// Begins to speak with a server. One that speaks something else is killed: it serves nobody, and would be found
+    /// again.
     pub(super) async fn open(name: Arc<str>, stream: UnixStream, server: Server) -> Result<Self> {
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let late = |_| Error::Timeout { what: format!("driver {name}"), seconds: CONNECT.as_secs() };
-        let opened = timeout(CONNECT, handshake).await.map_err(late)?;
-        let (sender, connection) = opened.map_err(|error| Error::failed(format!("driver {name}"), error))?;
+        let opened = timeout(CONNECT, handshake).await.map_err(late);
+        let opened = opened.and_then(|opened| opened.map_err(|error| Error::failed(format!("driver {name}"), error)));
+        let (sender, connection) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                server.kill().await;
+                return Err(error);
+            }
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             if let Err(error) = connection.await {

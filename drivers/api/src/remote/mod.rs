@@ -129,7 +129,7 @@ impl Inner {
                 Ok(line)
             }
             Err(error) => {
-                // One that cannot say what it is serves nobody, and would be found again.
+                // As one that does not speak at all.
                 line.server.kill().await;
                 Err(error)
             }

@@ -72,6 +72,7 @@ pub(super) async fn serve(listener: UnixListener, host: Host, patience: Option<D
             () = sleep(alone.unwrap_or_default()), if alone.is_some() => break,
         }
     }
+    tracing::info!("asked to end");
     drop(listener);
     end.send_replace(true);
     let mut busy = host.watch_busy();

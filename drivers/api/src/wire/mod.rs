@@ -1,7 +1,7 @@
 //! What both sides of a driver's socket share: messages, names, errors, texts. Opens nothing.
 
 pub(crate) mod names;
-pub(crate) mod proto;
+pub mod proto;
 pub(crate) mod snapshots;
 pub(crate) mod status;
 pub(crate) mod tree;
