@@ -221,11 +221,12 @@ impl Boot {
     }
 
     async fn make_disk(&self, driver: &Arc<dyn Driver>, config: &Config, tell: &mpsc::Sender<Event>) -> Result<()> {
-        if !self.dir.join(names::DISK).exists() {
-            // The host keys of an earlier disk went with it.
+        let features = driver.info().features;
+        // The host keys of an earlier disk went with it. Without cloud-init its driver has it elsewhere.
+        if !self.dir.join(names::DISK).exists() && !features.no_cloud_init {
             ssh::pin::remove(&self.dir.join(names::KNOWN_HOSTS))?;
         }
-        image::fetch(config, &driver.info().features.supported_image_formats, &self.dir, tell).await?;
+        image::fetch(config, &features.supported_image_formats, &self.dir, tell).await?;
         step(tell, "making the disk").await;
         Ok(driver.create_disk().await?)
     }

@@ -26,6 +26,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use limafs_driver::{Config, Features, PortForward};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -70,15 +71,18 @@ pub struct Wishes {
 
 impl Wishes {
     pub fn of(prepared: &Prepared) -> Self {
-        let mut configured = prepared.config.port_forwards.clone().unwrap_or_default();
-        if prepared.driver.info().features.skip_socket_forwarding {
-            configured.retain(|forward| !rules::has_guest_socket(forward));
-        }
+        let configured = asked(&prepared.config, &prepared.driver.info().features);
         let plain = prepared.is_plain();
         let by_ssh = std::env::var_os(BY_SSH).is_some_and(|value| value == "true" || value == "1");
         let rules = Rules::new(&configured, prepared.facts.ssh_local_port, plain);
         Self { rules, plain, by_ssh, patience: PATIENCE, shares: shares(&prepared.config), idle: datagrams::IDLE }
     }
+}
+
+/// What of `portForwards` is for such a driver.
+fn asked(config: &Config, features: &Features) -> Vec<PortForward> {
+    let all = config.port_forwards.iter().flatten();
+    all.filter(|forward| !features.skip_socket_forwarding || !rules::has_guest_socket(forward)).cloned().collect()
 }
 
 /// Whom forwarding works with.
