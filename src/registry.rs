@@ -21,12 +21,37 @@ pub fn names() -> Vec<&'static str> {
     BUILT_IN.iter().map(|(name, _)| *name).collect()
 }
 
-/// A new driver value, not configured yet.
+/// A new driver value, not configured yet. A docker-machine plugin is a driver where no other has its name.
 pub fn driver(name: &str) -> Result<Arc<dyn Driver>> {
-    match BUILT_IN.iter().find(|(known, _)| *known == name) {
-        Some((_, make)) => Ok(make()),
+    if let Some((_, make)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
+        return Ok(make());
+    }
+    match plugin(name) {
+        Some(driver) => Ok(driver),
         None => Err(Error::invalid("vmType", format!("there is no driver {name:?} ({})", names().join(", ")))),
     }
+}
+
+#[cfg(feature = "machine")]
+fn plugin(name: &str) -> Option<Arc<dyn Driver>> {
+    let found = limafs_driver_machine::find(&plugin_dirs());
+    let (name, program) = found.into_iter().find(|(known, _)| known == name)?;
+    Some(Arc::new(limafs_driver_machine::Machine::new(name, program)))
+}
+
+/// Where plugins are looked for: as for Lima's drivers first, then where docker-machine does.
+#[cfg(feature = "machine")]
+fn plugin_dirs() -> Vec<std::path::PathBuf> {
+    let listed = |variable| std::env::var_os(variable).map(|list| std::env::split_paths(&list).collect::<Vec<_>>());
+    let prefix = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.parent()?.to_owned()));
+    let beside = prefix.iter().flat_map(|prefix| ["libexec/lima", "lib/lima"].map(|dir| prefix.join(dir)));
+    let drivers = listed("LIMA_DRIVERS_PATH").unwrap_or_default();
+    drivers.into_iter().chain(beside).chain(listed("PATH").unwrap_or_default()).collect()
+}
+
+#[cfg(not(feature = "machine"))]
+fn plugin(_: &str) -> Option<Arc<dyn Driver>> {
+    None
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use limafs_driver::VmEvent;
+use limafs_driver::{SshLogin, VmEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -14,9 +14,10 @@ use super::events::Journal;
 use super::facts::{Facts, compose};
 use super::guest::{Company, News};
 use super::line::Line;
+use super::ssh;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
-use super::tasks::{Done, Slot, Tasks};
+use super::tasks::{Done, Slot, Tasks, place};
 use crate::error::{Error, Result};
 use crate::names::Name;
 use crate::status::{Forward, Refusal, State, Status, Verb};
@@ -195,9 +196,22 @@ impl Actor {
             false => Attached::Running,
         };
         self.facts = Facts { driver_pid: vm.pid, accelerator: vm.accelerator, ..prepared.facts.clone() };
+        if let Some(place) = place(&*prepared.driver).await? {
+            self.locate(&prepared, &place);
+        }
         self.vm = Some(vm.events);
         self.prepared = Some(Arc::new(prepared));
         Ok(attached)
+    }
+
+    /// Takes in where the guest is.
+    fn locate(&mut self, prepared: &Prepared, place: &SshLogin) {
+        (self.facts.ssh_address, self.facts.ssh_local_port) = (place.address.clone(), place.port);
+        let Some(line) = &prepared.line else { return };
+        line.lead_to(place);
+        if let Err(error) = ssh::config::write(&line.login()) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Publishes the last status and ends all that follows this actor.
@@ -358,7 +372,10 @@ impl Actor {
                 self.prepared = Some(Arc::new(*prepared));
                 Event::Prepared
             }
-            (_, Ok(Done::Launched(vm))) => {
+            (_, Ok(Done::Launched(vm, place))) => {
+                if let (Some(prepared), Some(place)) = (self.prepared.clone(), place) {
+                    self.locate(&prepared, &place);
+                }
                 self.facts.driver_pid = vm.pid;
                 self.facts.accelerator = vm.accelerator;
                 self.vm = Some(vm.events);

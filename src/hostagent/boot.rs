@@ -54,23 +54,34 @@ impl Steps for Boot {
         let instance = driver.configure(self.instance(config, port)).await?;
         step(tell, &format!("checking {}", driver.info().name)).await;
         driver.validate().await?;
-        driver.create().await?;
-        self.make_disk(&driver, &instance.config, tell).await?;
+        if driver.info().features.own_images {
+            step(tell, "making the machine").await;
+            driver.create().await?;
+        } else {
+            driver.create().await?;
+            self.make_disk(&driver, &instance.config, tell).await?;
+        }
         disks::claim(self, &instance.config).await?;
         let archive = archive::fetch(&instance.config, &self.dir, tell).await?;
         let (archive, disk) = archive.map(|fetched| (fetched.archive, fetched.disk)).unzip();
         let instance = with_data_disk(&driver, instance, disk).await?;
         mounts::make_missing(&instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
-        step(tell, "making cidata").await;
-        let dns = self.dns_ports(&instance.config)?;
-        let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
-        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
+        let (mut iid, mut dns, mut parcel) = (String::new(), None, None);
+        if driver.info().features.no_cloud_init {
+            parcel = Some(guest::parcel(self, &*driver, &instance.config, &identity).await?);
+        } else {
+            step(tell, "making cidata").await;
+            dns = self.dns_ports(&instance.config)?;
+            let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
+            iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
+        }
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
+        prepared.parcel = parcel;
         prepared.facts.dns = dns;
         prepared.facts.started = started;
         if let Some(line) = &prepared.line {
-            ssh::config::write(line.login())?;
+            ssh::config::write(&line.login())?;
         }
         step(tell, &format!("starting {}", prepared.facts.driver)).await;
         process::give_back_memory();
@@ -187,7 +198,9 @@ impl Boot {
     ) -> Result<Prepared> {
         let info = driver.info();
         let address = driver.ssh_address().await?;
-        let line = (!address.is_empty()).then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
+        // Where there is no address yet, it comes with the VM.
+        let has_guest = info.features.dynamic_ssh_address || !address.is_empty();
+        let line = has_guest.then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
         let facts = Facts {
             driver: info.name,
             ssh_address: address,
@@ -199,7 +212,16 @@ impl Boot {
         let push = is_fresh && !info.boot_port.is_empty();
         let probes = user_probes::of(&instance.config)?;
         let mounts = Arc::new(Mounts::of(&instance.config));
-        Ok(Prepared { driver, facts, config: Arc::new(instance.config.clone()), line, mounts, push, probes })
+        Ok(Prepared {
+            driver,
+            facts,
+            config: Arc::new(instance.config.clone()),
+            line,
+            mounts,
+            push,
+            probes,
+            parcel: None,
+        })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {

@@ -89,7 +89,8 @@ async fn keep(line: Arc<Line>, tell: mpsc::Sender<Event>) {
 /// The host, the guest itself, and then what lima.yaml says, which may say otherwise.
 fn names(home: &Home, prepared: &Prepared, line: &Line) -> Names {
     let HostResolver { ipv6, hosts, .. } = prepared.config.host_resolver.clone().unwrap_or_default();
-    let own = [("host.lima.internal", GATEWAY), (line.login().alias.as_str(), ADDRESS)];
+    let login = line.login();
+    let own = [("host.lima.internal", GATEWAY), (login.alias.as_str(), ADDRESS)];
     let given = hosts.iter().flatten().map(|(name, target)| (name.as_str(), target.as_str()));
     let hosts = Hosts::new(own.into_iter().chain(given));
     Names::new(hosts, home.clone(), ipv6 == Some(true))

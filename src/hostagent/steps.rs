@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::facts::Facts;
 use super::line::Line;
 use super::mounts::{self, Mounts};
+use super::ready::deliver::Parcel;
 use super::ready::user_probes::UserProbe;
 use super::state::Event;
 use crate::error::Result;
@@ -29,6 +30,8 @@ pub struct Prepared {
     pub push: bool,
     /// What lima.yaml itself asks the guest before it counts as ready.
     pub probes: Vec<UserProbe>,
+    /// What a guest is to be given over ssh that gets no disk of ours.
+    pub parcel: Option<Parcel>,
 }
 
 impl Prepared {

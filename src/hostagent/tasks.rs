@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use limafs_driver::{Driver, Vm};
+use limafs_driver::{Driver, SshLogin, Vm};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -23,6 +23,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// A kill is quick, but a process on a busy disk is not.
 const KILL: Duration = Duration::from_secs(30);
 const LAUNCH: Duration = Duration::from_secs(60);
+/// For a VM whose driver waits for its address.
+const LAUNCH_ELSEWHERE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
@@ -36,7 +38,8 @@ pub enum Slot {
 /// What a task ended with.
 pub enum Done {
     Prepared(Box<Prepared>),
-    Launched(Vm),
+    /// And where its guest is, where that is known only now.
+    Launched(Vm, Option<SshLogin>),
     Called(Call, std::result::Result<(), String>),
     Ended(std::result::Result<(), String>),
     Ready,
@@ -86,6 +89,14 @@ impl Tasks {
     }
 }
 
+/// Where the guest of a running VM is, where its driver learns that only then.
+pub async fn place(driver: &dyn Driver) -> Result<Option<SshLogin>> {
+    match driver.info().features.dynamic_ssh_address {
+        true => Ok(driver.ssh_login().await?),
+        false => Ok(None),
+    }
+}
+
 impl Actor {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
@@ -112,8 +123,13 @@ impl Actor {
     fn launch(&mut self) {
         let Some(driver) = self.driver() else { return };
         self.tasks.spawn(Slot::Boot, async move {
-            let late = || Error::Timeout { what: "starting the VM".into(), seconds: LAUNCH.as_secs() };
-            Ok(Done::Launched(timeout(LAUNCH, driver.start()).await.map_err(|_| late())??))
+            let limit = if driver.info().features.dynamic_ssh_address { LAUNCH_ELSEWHERE } else { LAUNCH };
+            let late = |_| Error::Timeout { what: "starting the VM".into(), seconds: limit.as_secs() };
+            let starting = async {
+                let vm = driver.start().await?;
+                Ok::<_, Error>(Done::Launched(vm, place(&*driver).await?))
+            };
+            timeout(limit, starting).await.map_err(late)?
         });
     }
 

@@ -10,6 +10,7 @@ use crate::cidata::{self, Archive, Guest};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::hostagent::dns;
+use crate::hostagent::ready::deliver::Parcel;
 use crate::hostagent::ssh::{keys::Identity, pin};
 use crate::names;
 use crate::store;
@@ -59,6 +60,19 @@ pub async fn write_cidata(
         store::replace(&boot.dir.join(names::CLOUD_CONFIG), &user_data.bytes, 0o400)?;
     }
     Ok(cidata.iid)
+}
+
+/// The same for a guest that gets it over ssh.
+pub async fn parcel(boot: &Boot, driver: &dyn Driver, config: &Config, identity: &Identity) -> Result<Parcel> {
+    Ok(Parcel {
+        name: boot.name.clone(),
+        config: config.clone(),
+        ssh_keys: ssh_keys(boot, config, identity),
+        agent: super::agent::program(config).await,
+        boot_scripts: driver.boot_scripts().await?,
+        ca_files: ca_files(boot, config)?,
+        host_env: environment(),
+    })
 }
 
 /// Options of `ssh:` in lima.yaml that a user's own ssh is to have.

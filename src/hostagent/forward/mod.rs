@@ -34,6 +34,7 @@ use tokio_util::either::Either;
 use super::guest::Scene;
 use super::line::Line;
 use super::mounts::changes::{Share, shares};
+use super::ssh::Login;
 use super::state::Event;
 use super::steps::Prepared;
 use crate::status::Forward;
@@ -89,7 +90,7 @@ pub async fn run(wishes: Wishes, company: Company) {
     line.session().await;
     let heard = watch::Sender::new(Heard::default());
     let (plain, patience, shares) = (wishes.plain, wishes.patience, Arc::clone(&wishes.shares));
-    let forwarding = forward(wishes, line.login().clone(), heard.subscribe(), forwards);
+    let forwarding = forward(wishes, Login::clone(&line.login()), heard.subscribe(), forwards);
     match plain {
         true => forwarding.await,
         false => {
@@ -102,7 +103,7 @@ pub async fn run(wishes: Wishes, company: Company) {
 /// The loop of the one task that has the table.
 async fn forward(
     wishes: Wishes,
-    login: super::ssh::Login,
+    login: Login,
     mut heard: watch::Receiver<Heard>,
     forwards: watch::Sender<Arc<[Forward]>>,
 ) {

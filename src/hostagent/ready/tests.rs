@@ -59,8 +59,16 @@ impl Wait {
         let line = login.map(|login| Arc::new(Line::new(login)));
         let config = Arc::new(Config { plain: Some(plain), ..Config::default() });
         let mounts = Arc::new(Mounts::of(&config));
-        let prepared =
-            Prepared { driver: Arc::new(Nothing), facts, config, line: line.clone(), mounts, push, probes: vec![] };
+        let prepared = Prepared {
+            driver: Arc::new(Nothing),
+            facts,
+            config,
+            line: line.clone(),
+            mounts,
+            push,
+            probes: vec![],
+            parcel: None,
+        };
         let (tell, told) = mpsc::channel(64);
         let (lines, received) = mpsc::channel(64);
         let mut tasks = JoinSet::new();

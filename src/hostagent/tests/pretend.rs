@@ -183,6 +183,7 @@ impl Pretence {
             mounts: Arc::new(Mounts::of(&driver::Config::default())),
             push: false,
             probes: vec![],
+            parcel: None,
         }
     }
 }
