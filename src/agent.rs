@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-pub use launch::{close_on_exec, last_words, spawn};
+pub use launch::{close_on_exec, last_words, remove_machine, spawn};
 
 use crate::error::{Error, Result};
 use crate::names;

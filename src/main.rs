@@ -54,6 +54,9 @@ enum Verb {
         /// Take up a VM that runs already
         #[arg(long)]
         adopt: bool,
+        /// Have the driver remove what it keeps outside the instance directory, and end
+        #[arg(long, conflicts_with = "adopt")]
+        remove: bool,
     },
     #[command(hide = true)]
     Publisher { mountpoint: PathBuf },
@@ -89,7 +92,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let mountpoint = mountpoint.map(|path| absolute(Some(path))).transpose()?;
             mount::unmount(&home()?, mountpoint.as_deref())?;
         }
-        Verb::Hostagent { name, adopt } => hostagent::run(home()?, Name::parse(&name)?, adopt)?,
+        Verb::Hostagent { name, remove: true, .. } => hostagent::remove(home()?, &Name::parse(&name)?)?,
+        Verb::Hostagent { name, adopt, .. } => hostagent::run(home()?, Name::parse(&name)?, adopt)?,
         Verb::Publisher { mountpoint } => view::publisher::run(&mountpoint),
         Verb::Doctor => return Ok(doctor::run(&home()?)),
         Verb::Completions { shell } => {

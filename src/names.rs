@@ -42,6 +42,8 @@ pub const RECORD: &str = "limafs.json";
 pub const EVENTS: &str = "limafs.events";
 /// Jobs in the guest, a directory each (see `jobs`).
 pub const JOBS_DIR: &str = "limafs.jobs";
+/// What a driver keeps of a machine that is not in the instance directory.
+pub const MACHINE_DIR: &str = "machine";
 /// The guest's ssh host keys, pinned at its first boot.
 pub const KNOWN_HOSTS: &str = "ssh.known_hosts";
 
