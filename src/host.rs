@@ -5,6 +5,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use crate::drivers;
 use crate::error::{Error, Result};
@@ -16,6 +17,21 @@ pub const NO_ANSIBLE: &str = "ansible runs a playbook on this host, which is all
 /// Whether whoever mounts lets lima.yaml run playbooks on this host.
 pub fn allows_ansible() -> bool {
     env::var_os("LIMAFS_ALLOW_ANSIBLE").is_some_and(|value| value == "true" || value == "1")
+}
+
+/// The path of our program as it was called, its symlinks as they are: what is installed beside it is looked for there.
+/// `None` when it cannot be told.
+pub fn called() -> Option<&'static Path> {
+    static CALLED: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let found = || {
+        let name = PathBuf::from(env::args_os().next()?);
+        if name.components().count() > 1 {
+            return std::path::absolute(name).ok();
+        }
+        let dirs = env::var_os("PATH")?;
+        env::split_paths(&dirs).map(|dir| dir.join(&name)).find(|file| file.is_absolute() && file.is_file())
+    };
+    CALLED.get_or_init(found).as_deref()
 }
 
 /// The user for whom VMs run.

@@ -17,7 +17,7 @@ use limafs::error::{Error, Result};
 use limafs::fuse::mount;
 use limafs::names::{Home, Name};
 use limafs::registry::Registry;
-use limafs::{hostagent, store, view};
+use limafs::{host, hostagent, store, view};
 
 /// Lima virtual machines as a mounted file system.
 ///
@@ -159,7 +159,10 @@ fn mount_in_background(mountpoint: &Path, allow_other: bool) -> Result<()> {
     let (read, write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::io("pipe")(errno.into()))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("limafs").args(["mount", "--foreground", "--ready-fd", "3"]).arg(mountpoint);
+    command
+        .arg0(host::called().unwrap_or(Path::new("limafs")))
+        .args(["mount", "--foreground", "--ready-fd", "3"])
+        .arg(mountpoint);
     if allow_other {
         command.arg("--allow-other");
     }

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, Result};
+use crate::host;
 use crate::names::{self, Home, Name};
 
 /// Within this a hostagent listens.
@@ -49,8 +50,11 @@ const ENVIRONMENT_PREFIXES: &[&str] = &["LC_", "XDG_", "LIMA", "QEMU_SYSTEM_", "
 /// Starts a hostagent for an instance and comes back when it listens. One that has done all it had to before that, with
 /// nothing to adopt or a boot that failed at once, is no error: the record says what became of it.
 pub async fn spawn(home: &Home, name: &Name, adopt: bool) -> Result<u32> {
-    let mut command = Command::new(program()?);
-    command.args(["hostagent", name.as_str()]);
+    let program = program()?;
+    // As we were called ourselves: it looks for drivers beside that.
+    let called = host::called().map_or_else(|| program.clone(), Path::to_owned);
+    let mut command = Command::new(program);
+    command.arg0(called).args(["hostagent", name.as_str()]);
     if adopt {
         command.arg("--adopt");
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::safety;
+use crate::host;
 use crate::names::Name;
 
 const PREFIX: &str = "lima-driver-";
@@ -36,7 +37,7 @@ pub struct Program {
 
 impl Places {
     pub fn of_process() -> Self {
-        let called = env::args_os().next().and_then(|name| called(&name));
+        let called = host::called().map(Path::to_owned);
         let resolved = env::current_exe().ok();
         let mut selves: Vec<PathBuf> = Vec::new();
         for dir in [called, resolved].into_iter().flatten().filter_map(|file| file.parent().map(Path::to_owned)) {
@@ -63,16 +64,6 @@ impl Places {
     fn elements(&self) -> impl Iterator<Item = PathBuf> {
         env::split_paths(&self.path).filter(|element| !element.as_os_str().is_empty())
     }
-}
-
-/// The path of our program as it was called, without resolving symlinks.
-fn called(name: &OsStr) -> Option<PathBuf> {
-    let name = Path::new(name);
-    if name.components().count() > 1 {
-        return std::path::absolute(name).ok();
-    }
-    let dirs = env::var_os("PATH")?;
-    env::split_paths(&dirs).map(|dir| dir.join(name)).find(|file| file.is_absolute() && file.is_file())
 }
 
 /// The programs by name. The first one that may be run has the name; one that may not be run is listed where there is no

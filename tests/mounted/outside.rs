@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         h11_a_driver_replaced_on_disk_is_used_at_the_next_start,
         x15_a_driver_that_dies_is_started_again_and_its_vm_goes_on,
         x15_the_vm_of_a_dead_driver_that_is_gone_is_said_to_be_gone,
+        standard_directories_are_beside_the_program_as_it_was_called,
         h06_a_driver_that_ends_at_once_fails_the_start_with_its_words,
     ]
 }
@@ -165,6 +166,25 @@ fn x15_the_vm_of_a_dead_driver_that_is_gone_is_said_to_be_gone() -> Outcome {
     procs::signal(vm, Signal::KILL);
     fleet.wait_state("foo", "Broken", secs(20))?;
     ensure!(fleet.read("foo/error").contains("driver was dead"), "{:?}", fleet.read("foo/error"));
+    Ok(())
+}
+
+fn standard_directories_are_beside_the_program_as_it_was_called() -> Outcome {
+    let mut fleet = Fleet::unmounted()?;
+    let (bin, lib) = (fleet.root().join("bin"), fleet.root().join("libexec/lima"));
+    fs::create_dir_all(&lib)?;
+    fs::create_dir(&bin)?;
+    for dir in [&lib, &fleet.root().join("libexec")] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    }
+    install(&lib.join(FILE))?;
+    std::os::unix::fs::symlink(LIMAFS, bin.join("limafs"))?;
+    fleet.exe = bin.join("limafs");
+    fleet.mount()?;
+    let path = format!("path: {}\n", lib.join(FILE).display());
+    ensure!(fleet.read(".drivers/outside/info").contains(&path), "{:?}", fleet.read(".drivers/outside/info"));
+    fleet.create("foo", &FAKE.replace("fake", "outside"))?;
+    start(&fleet)?;
     Ok(())
 }
 

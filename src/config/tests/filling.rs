@@ -176,3 +176,29 @@ fn deprecated_fields_are_moved_and_warned_of() {
     assert!(accepted("cpuType: {}\nrosetta: {enabled: ~}").warnings.is_empty());
     assert_eq!(loaded.warnings[1], "line 3, column 1: rosetta: deprecated, use vmOpts.vz.rosetta");
 }
+
+#[test]
+fn the_driver_is_the_written_one_else_the_chosen_one_else_limas() {
+    let driver = |text: &str, chosen: Option<&str>| {
+        let aliases = [("qemu2".to_owned(), "qemu".to_owned())].into();
+        let host = Host { drivers: drivers::Names { chosen: chosen.map(str::to_owned), aliases }, ..host() };
+        let loaded = load_as_foo(format!("{text}\n{IMAGES}").as_bytes(), &host).unwrap();
+        (loaded.filled.vm_type.unwrap(), loaded.names_driver)
+    };
+    assert_eq!(driver("", None), ("qemu".into(), false));
+    assert_eq!(driver("", Some("best")), ("best".into(), false));
+    assert_eq!(driver("vmType: default", Some("best")), ("best".into(), false));
+    assert_eq!(driver("vmType: mine", Some("best")), ("mine".into(), true));
+    assert_eq!(driver("vmType: qemu2", Some("best")), ("qemu".into(), true));
+}
+
+#[test]
+fn a_driver_that_is_not_there_is_told_by_line_and_column() {
+    let (name, host) = (Name::parse("foo").unwrap(), host());
+    let lacks = |driver: &str| Some(format!("there is no driver {driver:?} (qemu)"));
+    let check = |text: &str| check_host(format!("{IMAGES}{text}").as_bytes(), &context(&name, &host), |_| None, lacks);
+    let told = check("vmType: vbox\n").unwrap_err().to_string();
+    assert_eq!(told, "lima.yaml: line 2, column 1: vmType: there is no driver \"vbox\" (qemu)");
+    // Nobody has written the one that is missing.
+    check("").unwrap();
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::layers::Layer;
 use super::parse::parse;
 use super::*;
+use crate::drivers;
 use crate::host::HostUser;
 
 const IMAGES: &str = "images: [{location: /}]\n";
