@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Info;
+
 /// A driver by declaration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -71,4 +73,13 @@ impl Health {
         let (reason, error) = (reason.to_string(), error.to_string());
         Self { installed, reason, error, fix: fix.into(), ..Self::default() }
     }
+}
+
+/// All that a driver says of itself without an instance: what its program writes for `--health`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Report {
+    pub info: Info,
+    pub about: About,
+    pub health: Health,
 }

@@ -3,16 +3,31 @@
 
 mod blob;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod driver;
 mod error;
 mod health;
 mod instance;
+#[cfg(feature = "client")]
+mod remote;
 #[cfg(feature = "schema")]
 mod schema;
+#[cfg(feature = "server")]
+mod serve;
+#[cfg(feature = "grpc")]
+mod wire;
 
 pub use blob::Blob;
 pub use config::*;
 pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, Vm, VmEvent};
 pub use error::{Error, Result};
-pub use health::{About, Health, Priority};
+pub use health::{About, Health, Priority, Report};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};
+#[cfg(feature = "client")]
+pub use remote::Remote;
+#[cfg(feature = "server")]
+pub use serve::serve;
+/// The messages and services of `proto/`, for other hosts and drivers.
+#[cfg(feature = "grpc")]
+pub use wire::proto;

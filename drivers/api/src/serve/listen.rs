@@ -1,0 +1,121 @@
+//! The socket and its connections, until the program is asked to end.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tonic::codegen::{Service, http};
+
+use super::extra::Extra;
+use super::host::Host;
+use super::lima::Lima;
+use crate::wire::REQUEST_MAX;
+use crate::wire::proto::driver::driver_server::DriverServer;
+use crate::wire::proto::extra::extra_server::{ExtraServer, SERVICE_NAME};
+use crate::{Error, Result};
+
+/// Lima's: how often an idle host is asked whether it is there, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
+const STREAMS_MAX: u32 = 256;
+/// For the last answers to be taken.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Listens at a path of which only the owner makes use; a socket that a dead server left is removed.
+pub(super) fn bind(path: &Path) -> Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(Error::io(path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::io(path))?;
+    Ok(listener)
+}
+
+/// Serves until SIGINT or SIGTERM and then until the calls and VMs at hand have ended. With `patience`, ends as well
+/// when nobody has connected for so long.
+pub(super) async fn serve(listener: UnixListener, host: Host, patience: Option<Duration>) -> Result<()> {
+    let signals = |kind| signal(kind).map_err(|error| Error::failed("signals", error));
+    let (mut interrupt, mut terminate) = (signals(SignalKind::interrupt())?, signals(SignalKind::terminate())?);
+    let (end, ending) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut alone = patience;
+    loop {
+        // Cancel-safe: signals, a listener, a JoinSet, a timer that begins anew only before the first connection.
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    alone = None;
+                    connections.spawn(connection(stream, host.clone(), ending.clone()));
+                }
+                // Out of descriptors: later there may be some.
+                Err(error) => {
+                    tracing::warn!("a connection was lost: {error}");
+                    sleep(LAST_WORDS).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = sleep(alone.unwrap_or_default()), if alone.is_some() => break,
+        }
+    }
+    tracing::info!("asked to end");
+    drop(listener);
+    end.send_replace(true);
+    let mut busy = host.watch_busy();
+    // The sender is in `host`, so that this cannot fail.
+    let _ = busy.wait_for(|count| *count == 0).await;
+    // Those that do not end by then have nothing to be told.
+    let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
+    Ok(())
+}
+
+/// One host. Those that look whether a server is there close it at once.
+async fn connection(stream: UnixStream, host: Host, mut ending: watch::Receiver<bool>) {
+    let lima = DriverServer::new(Lima(host.clone())).max_decoding_message_size(REQUEST_MAX);
+    let extra = ExtraServer::new(Extra(host.clone())).max_decoding_message_size(REQUEST_MAX);
+    let answer = service_fn(move |request: http::Request<Incoming>| {
+        let is_extra = request.uri().path().trim_start_matches('/').starts_with(SERVICE_NAME);
+        let (mut lima, mut extra, busy) = (lima.clone(), extra.clone(), host.busy());
+        async move {
+            let answered = if is_extra { extra.call(request).await } else { lima.call(request).await };
+            drop(busy);
+            Ok::<_, Infallible>(answered.unwrap_or_else(|never| match never {}))
+        }
+    });
+    let served = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX)
+        .serve_connection(TokioIo::new(stream), answer);
+    tokio::pin!(served);
+    // Cancel-safe: a watch; the other arm goes on below.
+    let ended = tokio::select! {
+        ended = served.as_mut() => Some(ended),
+        _ = ending.wait_for(|ending| *ending) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("connection: {error}");
+    }
+}
