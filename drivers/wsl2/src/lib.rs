@@ -34,7 +34,7 @@ use tokio::sync::mpsc;
 use crate::keeper::Keeper;
 use crate::list::State as DistributionState;
 use crate::names::{CIDATA_MNT, distribution};
-use crate::vm::Running;
+use crate::vm::{End, Running};
 use crate::wsl::{DEADLINE, Wsl};
 
 /// The distribution's kernel may have to be started first.
@@ -122,8 +122,10 @@ impl Wsl2 {
         Ok(())
     }
 
-    async fn terminate(&self, instance: &Instance) -> Result<()> {
-        self.wsl.tell(&["--terminate", &distribution(&instance.name)], DEADLINE).await.map(drop)
+    async fn end(&self, instance: &Instance, running: &Running, how: End) -> Result<()> {
+        running.expect(how);
+        self.wsl.tell(&["--terminate", &distribution(&instance.name)], DEADLINE).await?;
+        running.gone().await
     }
 }
 
@@ -184,9 +186,7 @@ impl Driver for Wsl2 {
         let pid_file = instance.dir.join(names::PID_FILE);
         fs::write(&pid_file, format!("{}\n", running.pid.unwrap_or_default())).map_err(Error::io(pid_file))?;
         if let Err(error) = self.boot(&instance, &running).await {
-            running.expect_end();
-            self.terminate(&instance).await?;
-            running.gone().await?;
+            self.end(&instance, &running, End::Kill).await?;
             return Err(error);
         }
         Ok(vm(&running, events))
@@ -207,15 +207,15 @@ impl Driver for Wsl2 {
         if let Err(error) = self.wsl.tell(&words, grace.min(DEADLINE)).await {
             tracing::warn!("{error}");
         }
-        self.kill().await
+        self.end(&instance, &running, End::Stop).await
     }
 
     async fn kill(&self) -> Result<()> {
         let instance = self.instance()?;
-        let Some(running) = self.running()? else { return Ok(()) };
-        running.expect_end();
-        self.terminate(&instance).await?;
-        running.gone().await
+        match self.running()? {
+            Some(running) => self.end(&instance, &running, End::Kill).await,
+            None => Ok(()),
+        }
     }
 
     async fn inspect_status(&self, mut instance: Instance) -> Result<Instance> {

@@ -26,11 +26,18 @@ const END_DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Running {
     pub pid: Option<u32>,
     events: mpsc::WeakSender<VmEvent>,
-    /// Whether a `stop` asked for the end.
-    stopping: Arc<watch::Sender<bool>>,
+    /// Whether somebody asked for the end, and how.
+    asked: Arc<watch::Sender<Option<End>>>,
     boot: mpsc::Sender<Child>,
     gone: watch::Receiver<bool>,
     _tasks: JoinSet<()>,
+}
+
+/// To the distribution both are the same; to who reads how it ended they are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Stop,
+    Kill,
 }
 
 impl Running {
@@ -43,29 +50,30 @@ impl Running {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (gone_sender, gone) = watch::channel(false);
         let (boot, mut boots) = mpsc::channel::<Child>(1);
-        let stopping = Arc::new(watch::Sender::new(false));
+        let asked = Arc::new(watch::Sender::new(None));
         let pid = keeper.pid();
         let mut tasks = JoinSet::new();
-        let ending = stopping.subscribe();
+        let ending = asked.subscribe();
         tasks.spawn(async move {
             while let Some(boot) = boots.recv().await {
                 await_boot(boot, ending.clone()).await;
             }
         });
         let weak = events.downgrade();
-        let asked = stopping.clone();
+        let last = asked.clone();
         tasks.spawn(async move {
-            keep(&wsl, &distribution, keeper, &asked).await;
+            keep(&wsl, &distribution, keeper, &last).await;
             clean(&dir);
-            let (clean, reason) = match *asked.borrow() {
-                true => (true, "shut down"),
-                false => (false, "the distribution was terminated"),
+            let (clean, reason) = match *last.borrow() {
+                Some(End::Stop) => (true, "shut down"),
+                Some(End::Kill) => (false, "killed"),
+                None => (false, "the distribution was terminated"),
             };
             gone_sender.send_replace(true);
             // Nobody may be listening any more.
             let _ = events.send(VmEvent::Exited { clean, reason: reason.into() }).await;
         });
-        (Self { pid, events: weak, stopping, boot, gone, _tasks: tasks }, receiver)
+        (Self { pid, events: weak, asked, boot, gone, _tasks: tasks }, receiver)
     }
 
     /// Takes in the end of the boot's process, whenever that is.
@@ -85,8 +93,8 @@ impl Running {
         *self.gone.borrow()
     }
 
-    pub(crate) fn expect_end(&self) {
-        self.stopping.send_replace(true);
+    pub(crate) fn expect(&self, end: End) {
+        self.asked.send_replace(Some(end));
     }
 
     pub(crate) async fn gone(&self) -> Result<()> {
@@ -97,11 +105,11 @@ impl Running {
 }
 
 /// Takes in the end of a boot. One that has not begun when the VM is to end is not to begin: it would start it again.
-async fn await_boot(mut boot: Child, mut ending: watch::Receiver<bool>) {
+async fn await_boot(mut boot: Child, mut ending: watch::Receiver<Option<End>>) {
     // Cancel-safe: a child that is waited for again, and a watch.
     let result = tokio::select! {
         result = boot.wait() => Some(result),
-        Ok(_) = ending.wait_for(|ending| *ending) => None,
+        Ok(_) = ending.wait_for(Option::is_some) => None,
     };
     let Some(result) = result else {
         // It may have ended meanwhile.
@@ -117,10 +125,10 @@ async fn await_boot(mut boot: Child, mut ending: watch::Receiver<bool>) {
 }
 
 /// Returns when the distribution has ended. A keeper that ends alone is replaced.
-async fn keep(wsl: &Wsl, distribution: &str, mut keeper: Keeper, asked: &watch::Sender<bool>) {
+async fn keep(wsl: &Wsl, distribution: &str, mut keeper: Keeper, asked: &watch::Sender<Option<End>>) {
     for _ in 0..KEEPERS {
         keeper.ended().await;
-        if *asked.borrow() {
+        if asked.borrow().is_some() {
             return;
         }
         match wsl.is_running(distribution).await {

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod bench;
+mod conformance;
 mod programs;
 mod tests;
 
@@ -26,7 +27,10 @@ fn main() -> ExitCode {
     match name.as_str() {
         "vfkit" | "krunkit" => programs::vfkit(&words[1..], name == "krunkit"),
         "gvproxy" => programs::gvproxy(&words[1..]),
-        _ if env::var_os(READY).is_some() => libtest_mimic::run(&Arguments::from_args(), tests::all()).exit_code(),
+        _ if env::var_os(READY).is_some() => {
+            let trials = tests::all().into_iter().chain(conformance::all()).collect();
+            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+        }
         _ => with_stand_ins(),
     }
 }

@@ -1,21 +1,25 @@
 //! A machine with wsl.exe, an instance directory on drive W:, and a driver on it; nothing of it outlives the test.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use limafs_driver::{Driver, Instance, Vm, VmEvent};
 use limafs_driver_wsl2::Wsl2;
 use tempfile::TempDir;
 
+/// In the environment of the tests: the directory of stand-ins with which `$PATH` begins.
+pub const MACHINE: &str = "LIMAFS_TEST_STAND_INS";
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub struct Bench {
-    machine: TempDir,
+    /// Where wsl.exe is, and its distributions.
+    machine: PathBuf,
     pub driver: Wsl2,
-    /// Beside the machine's: which instance this is, since keepers are found among all processes.
+    /// No other instance has it: keepers are found among all processes.
     pub name: String,
-    place: &'static str,
+    place: PathBuf,
+    _dir: TempDir,
 }
 
 impl Bench {
@@ -25,14 +29,24 @@ impl Bench {
     }
 
     /// With the home in a directory of another name, `windows` being the drive's.
-    pub async fn at(place: &'static str, config: &str) -> Self {
-        let machine = tempfile::tempdir().unwrap();
-        let name = machine.path().file_name().unwrap().to_string_lossy().replace('.', "t").to_lowercase();
+    pub async fn at(place: &str, config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = dir.path().to_owned();
         let me = std::env::current_exe().unwrap();
-        for program in ["wsl.exe", "wslpath"] {
-            std::os::unix::fs::symlink(&me, machine.path().join(program)).unwrap();
-        }
-        let bench = Self { driver: wsl2(&machine), machine, name, place };
+        install(&me, &machine);
+        Self::of(dir, machine, place, config).await
+    }
+
+    /// With the wsl.exe that is in `$PATH`.
+    pub async fn in_path() -> Self {
+        let machine = PathBuf::from(std::env::var_os(MACHINE).unwrap());
+        Self::of(tempfile::tempdir().unwrap(), machine, "windows", "{}").await
+    }
+
+    async fn of(dir: TempDir, machine: PathBuf, place: &str, config: &str) -> Self {
+        let name = dir.path().file_name().unwrap().to_string_lossy().replace('.', "t").to_lowercase();
+        let place = dir.path().join(place);
+        let bench = Self { driver: wsl2(&machine), machine, name, place, _dir: dir };
         fs::create_dir_all(bench.dir().join("cidata")).unwrap();
         bench.write("image", &archive());
         let script = "#!/bin/sh\necho \"booted from $LIMA_CIDATA_MNT\"\ncat \"$LIMA_CIDATA_MNT/secret\"\n";
@@ -63,11 +77,11 @@ impl Bench {
     }
 
     pub fn dir(&self) -> PathBuf {
-        self.machine.path().join(self.place).join("foo")
+        self.place.join("foo")
     }
 
     pub fn machine(&self) -> PathBuf {
-        self.machine.path().to_owned()
+        self.machine.clone()
     }
 
     pub fn write(&self, name: &str, bytes: &[u8]) {
@@ -95,9 +109,13 @@ impl Bench {
         log.lines().filter(|line| line.contains(words)).count()
     }
 
+    pub fn new_driver(&self) -> Wsl2 {
+        wsl2(&self.machine)
+    }
+
     /// Another value, as after the hostagent's death.
     pub async fn another(&self) -> Wsl2 {
-        let other = wsl2(&self.machine);
+        let other = self.new_driver();
         other.configure(self.instance("{}")).await.unwrap();
         other
     }
@@ -108,18 +126,22 @@ impl Bench {
 }
 
 impl Drop for Bench {
-    /// Its keepers see that their distribution is gone.
+    /// Its keeper sees that its distribution is gone.
     fn drop(&mut self) {
-        let Ok(entries) = fs::read_dir(self.machine().join("distributions")) else { return };
-        for entry in entries.flatten() {
-            // One that was never imported has no state.
-            let _ = fs::remove_file(entry.path().join("state"));
-        }
+        // One that was never imported has no state.
+        let _ = fs::remove_file(self.distribution().join("state"));
     }
 }
 
-fn wsl2(machine: &TempDir) -> Wsl2 {
-    Wsl2::with_programs(machine.path().join("wsl.exe"), machine.path().join("wslpath"))
+/// Puts the stand-ins into a directory.
+pub fn install(me: &Path, machine: &Path) {
+    for program in ["wsl.exe", "wslpath"] {
+        std::os::unix::fs::symlink(me, machine.join(program)).unwrap();
+    }
+}
+
+fn wsl2(machine: &Path) -> Wsl2 {
+    Wsl2::with_programs(machine.join("wsl.exe"), machine.join("wslpath"))
 }
 
 /// A root file system with one file.

@@ -5,20 +5,40 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bench;
+mod conformance;
 mod program;
 mod tests;
 
+use std::env;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use libtest_mimic::Arguments;
 
+use crate::bench::{MACHINE, install};
+
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().collect();
+    let words: Vec<String> = env::args().collect();
     let me = Path::new(&words[0]);
     match me.file_name().and_then(|name| name.to_str()) {
         Some("wsl.exe") => program::wsl(me.parent().unwrap(), &words[1..]),
         Some("wslpath") => program::wslpath(&words[1..]),
-        _ => libtest_mimic::run(&Arguments::from_args(), tests::all()).exit_code(),
+        _ if env::var_os(MACHINE).is_some() => {
+            let trials = tests::all().into_iter().chain(conformance::all()).collect();
+            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+        }
+        _ => with_stand_ins(),
     }
+}
+
+/// Runs the tests in a process that finds the stand-ins, for the driver as a program of its own.
+fn with_stand_ins() -> ExitCode {
+    let dir = tempfile::tempdir().unwrap();
+    let me = env::current_exe().unwrap();
+    install(&me, dir.path());
+    let others = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths([dir.path().to_owned()].into_iter().chain(env::split_paths(&others))).unwrap();
+    let mut command = Command::new(me);
+    command.args(env::args_os().skip(1)).env("PATH", path).env(MACHINE, dir.path());
+    if command.status().unwrap().success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -78,7 +78,7 @@ async fn states_are_told_in_every_language() {
         let mut vm = bench.driver.start().await.unwrap();
         assert_eq!(bench.status().await.status, "Running", "{language}");
         bench.driver.kill().await.unwrap();
-        assert_eq!(rest(&mut vm).await, [exited(true, "shut down")], "{language}");
+        assert_eq!(rest(&mut vm).await, [exited(false, "killed")], "{language}");
         assert_eq!(bench.status().await.status, "Stopped", "{language}");
     }
 }
