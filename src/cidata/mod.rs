@@ -7,6 +7,7 @@
 //! boot.essential.Linux/ boot.Linux/       ours and the driver's, in that order
 //! ca-certs/lima-%04d.crt                  certificates to trust
 //! lima-guestagent                         the agent, as a program
+//! nerdctl-full.tgz                        containerd, where its driver gives a guest no disk with it
 //! ssh_authorized_keys                     for a guest without cloud-init, whose driver's scripts make the user
 //! provision.{dependency,data,yq,system,user}/%08d  the user's, numbered by their place in lima.yaml
 //! ```
@@ -32,6 +33,7 @@ pub use env::{ADDRESS, GATEWAY, params};
 pub use iso::iso;
 
 const AGENT: &str = "lima-guestagent";
+const ARCHIVE: &str = "nerdctl-full.tgz";
 
 /// Everything that the guest is told.
 #[derive(Debug, Clone)]
@@ -63,7 +65,7 @@ pub struct Guest<'a> {
     pub ca_files: &'a [String],
     /// The guest agent's program, if there is one for such a guest.
     pub agent: Option<&'a [u8]>,
-    /// What is on the disk [`ARCHIVE_SERIAL`]; `None` where lima.yaml wants no containerd.
+    /// What is on the disk [`ARCHIVE_SERIAL`], or added to the files; `None` where lima.yaml wants no containerd.
     pub archive: Option<&'a Archive>,
     /// The hostagent's environment, from which only proxy variables are taken.
     pub host_env: &'a BTreeMap<String, String>,
@@ -126,6 +128,14 @@ pub fn render(guest: &Guest) -> Result<Cidata> {
 pub fn is_ours(iso: &[u8]) -> bool {
     let mark = env::MARK.as_bytes();
     iso.split(|byte| *byte == b'\n').any(|line| line.starts_with(mark))
+}
+
+impl Cidata {
+    /// The archive with containerd, for a guest that gets no disk with it.
+    pub fn add_archive(&mut self, bytes: Vec<u8>) {
+        self.entries.push(Entry::file(ARCHIVE, bytes));
+        self.entries.sort_by(|one, other| one.path.cmp(&other.path));
+    }
 }
 
 impl Entry {

@@ -70,7 +70,7 @@ impl Steps for Boot {
         disks::claim(self, &instance.config).await?;
         let archive = archive::fetch(&instance.config, &self.dir, tell).await?;
         let (archive, disk) = archive.map(|fetched| (fetched.archive, fetched.disk)).unzip();
-        let instance = with_data_disk(&driver, instance, disk).await?;
+        let (instance, packed) = with_archive(&driver, instance, disk).await?;
         mounts::make_missing(&instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
         let (mut iid, mut dns, mut parcel) = (String::new(), None, None);
@@ -79,14 +79,15 @@ impl Steps for Boot {
         } else {
             step(tell, "making cidata").await;
             dns = self.dns_ports(&instance.config, &driver.info().features)?;
-            let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
+            let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive, packed };
             iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
         }
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
         prepared.parcel = parcel;
         prepared.facts.dns = dns;
         prepared.facts.started = started;
-        if let Some(line) = &prepared.line {
+        // Of one whose address comes with the VM it is written then.
+        if let Some(line) = prepared.line.as_ref().filter(|line| !line.login().address.is_empty()) {
             ssh::config::write(&line.login())?;
         }
         step(tell, &format!("starting {}", prepared.facts.driver)).await;
@@ -284,18 +285,23 @@ impl Boot {
     }
 }
 
-/// Tells the driver of one more disk.
-async fn with_data_disk(driver: &Arc<dyn Driver>, mut instance: Instance, disk: Option<DataDisk>) -> Result<Instance> {
-    let Some(disk) = disk else { return Ok(instance) };
+/// Tells the driver of one more disk; where it takes none, returns the file that is to be among those of cidata.
+async fn with_archive(
+    driver: &Arc<dyn Driver>,
+    mut instance: Instance,
+    disk: Option<DataDisk>,
+) -> Result<(Instance, Option<PathBuf>)> {
+    let Some(disk) = disk else { return Ok((instance, None)) };
     let info = driver.info();
+    if info.features.own_images {
+        let why = format!("the {} driver cannot give its archive to a guest", info.name);
+        return Err(Error::unsupported("containerd", why));
+    }
     if !info.features.data_disks {
-        return Err(Error::unsupported(
-            "containerd",
-            format!("the {} driver cannot give its archive to a guest", info.name),
-        ));
+        return Ok((instance, Some(disk.path)));
     }
     instance.data_disks = vec![disk];
-    Ok(driver.configure(instance).await?)
+    Ok((driver.configure(instance).await?, None))
 }
 
 /// Whether a running VM was started with another type of mounts than lima.yaml has now.

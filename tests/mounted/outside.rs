@@ -15,6 +15,7 @@ const FILE: &str = "lima-driver-outside";
 pub fn cases() -> Vec<Case> {
     cases![needing(lacks_program):
         an_outside_driver_runs_an_instance_like_a_built_in_one,
+        what_an_outside_driver_says_once_it_knows_the_instance_counts,
         h07_a_hostagent_that_comes_back_finds_driver_and_vm,
         h07_a_new_mount_finds_driver_and_vm,
         h11_a_driver_replaced_on_disk_is_used_at_the_next_start,
@@ -97,6 +98,16 @@ fn an_outside_driver_runs_an_instance_like_a_built_in_one() -> Outcome {
     let log = fleet.read(".drivers/outside/log");
     ensure!(log.contains("foo/driver.stderr.log:\n") && log.contains(" serves at "), "{log:?}");
     fleet.ok("rmdir foo")?;
+    Ok(())
+}
+
+fn what_an_outside_driver_says_once_it_knows_the_instance_counts() -> Outcome {
+    let (fleet, _) = with_instance()?;
+    let told = "vmOpts: {fake: {info: {vsockPort: 2222, features: {noCloudInit: true}}}}\n";
+    fleet.create_over("foo", &format!("{}{told}", FAKE.replace("fake", "outside")))?;
+    start(&fleet)?;
+    let env = fs::read_to_string(fleet.home.join("foo/cidata/lima.env"))?;
+    ensure!(env.contains("LIMA_CIDATA_VSOCK_PORT=2222\n"), "{env}");
     Ok(())
 }
 

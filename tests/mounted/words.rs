@@ -10,6 +10,7 @@ pub fn cases() -> Vec<Case> {
         a_guest_is_where_its_driver_says_when_it_runs,
         an_address_that_is_never_said_fails_the_start,
         without_cloud_init_the_guest_is_told_by_a_closed_directory,
+        containerd_is_among_the_files_where_there_is_no_disk_for_it,
         a_driver_with_images_of_its_own_gets_none,
         an_image_of_another_format_is_refused,
         a_window_is_opened_where_one_is_wanted,
@@ -87,6 +88,23 @@ fn without_cloud_init_the_guest_is_told_by_a_closed_directory() -> Outcome {
     fleet.create_over("foo", &document("{}", ""))?;
     start(&fleet, "Running")?;
     ensure!(!dir.exists() && fleet.home.join("foo/cidata.iso").exists(), "the directory stays");
+    Ok(())
+}
+
+fn containerd_is_among_the_files_where_there_is_no_disk_for_it() -> Outcome {
+    let fleet = Fleet::mounted()?;
+    let containerd = "containerd:\n  user: true\n  archives:\n  - location: /etc/profile\n";
+    let asking = |told: &str| document(told, "").replace("containerd: {system: false, user: false}\n", containerd);
+    fleet.create("foo", &asking("{info: {features: {noCloudInit: true}}}"))?;
+    start(&fleet, "Running")?;
+    let packed = fleet.home.join("foo/cidata/nerdctl-full.tgz");
+    same!(std::fs::read(packed)?, std::fs::read("/etc/profile")?);
+    let env = std::fs::read_to_string(fleet.home.join("foo/cidata/lima.env"))?;
+    ensure!(env.contains("\nLIMAFS_ARCHIVE_SIZE="), "{env}");
+    fleet.create("own", &asking("{info: {features: {ownImages: true}}}"))?;
+    fleet.ok("echo start > own/state")?;
+    fleet.wait_state("own", "Broken", secs(20))?;
+    ensure!(fleet.read("own/error").contains("containerd"), "{}", fleet.read("own/error"));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! it differs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use limafs_driver::{Config, Driver, Info, mac_address};
 
@@ -21,6 +21,8 @@ pub struct Given {
     pub dns: Option<dns::Ports>,
     pub networks: Vec<cidata::Network>,
     pub archive: Option<Archive>,
+    /// The archive itself, for a guest that has it from cidata.
+    pub packed: Option<PathBuf>,
 }
 
 /// Writes `cidata.iso`, or for a guest without cloud-init `cidata`, and `cloud-config.yaml`; returns the instance id that the guest will report.
@@ -55,7 +57,10 @@ pub async fn write_cidata(
         archive: given.archive.as_ref(),
         host_env: &environment(),
     };
-    let cidata = cidata::render(&guest)?;
+    let mut cidata = cidata::render(&guest)?;
+    if let Some(path) = &given.packed {
+        cidata.add_archive(std::fs::read(path).map_err(Error::io(path))?);
+    }
     if features.no_cloud_init {
         directory::replace(&directory, &cidata.entries)?;
     } else {
