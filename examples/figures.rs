@@ -102,6 +102,7 @@ fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
         ca_files: &[],
         agent: agent.as_deref(),
         archive: None,
+        no_cloud_init: false,
         host_env: &BTreeMap::new(),
     };
     let mut bytes = 0;

@@ -11,6 +11,8 @@ pub const LIMA_YAML: &str = "lima.yaml";
 pub const LIMA_VERSION: &str = "lima-version";
 pub const PROTECTED: &str = "protected";
 pub const CIDATA_ISO: &str = "cidata.iso";
+/// The same for guests without cloud-init: a directory, which their driver hands on.
+pub const CIDATA_DIR: &str = "cidata";
 pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
 pub const IMAGE: &str = "image";
 pub const DISK: &str = "disk";
@@ -26,7 +28,7 @@ pub const HA_STDERR_LOG: &str = "ha.stderr.log";
 pub const QMP_SOCK: &str = "qmp.sock";
 pub const SERIAL_LOG: &str = "serial.log";
 /// Pid files of drivers and of Lima's hostagent; their processes have the path among their arguments.
-pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "fake.pid", HA_PID];
+pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "krunkit.pid", "fake.pid", HA_PID];
 /// The longest socket path that Lima makes in an instance directory.
 const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
 

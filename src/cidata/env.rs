@@ -115,6 +115,7 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
+    lines.extend(guest.no_cloud_init.then(|| ("NO_CLOUD_INIT".to_owned(), "1".to_owned())));
     lines.extend(mounts(config)?);
     lines.extend(disks(config)?);
     lines.extend(networks(guest)?);

@@ -30,6 +30,8 @@ pub use env::{ADDRESS, GATEWAY, params};
 pub use iso::iso;
 
 const AGENT: &str = "lima-guestagent";
+/// Lima's name, too.
+const AUTHORIZED_KEYS: &str = "ssh_authorized_keys";
 
 /// Everything that the guest is told.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub struct Guest<'a> {
     pub dns: Option<(u16, u16)>,
     /// Name of the virtio-serial port for boot reports, or empty.
     pub boot_port: &'a str,
+    /// The guest has no cloud-init: the driver's scripts make the user, with the keys that are told in a file.
+    pub no_cloud_init: bool,
     /// From the driver: `boot.Linux/FILE` to its bytes.
     pub boot_scripts: &'a BTreeMap<String, Vec<u8>>,
     /// What is in the files of `caCerts.files`, which are the host's.
@@ -66,7 +70,7 @@ pub struct Guest<'a> {
 pub struct Network {
     pub interface: String,
     pub mac: String,
-    /// With the length of the prefix: `192.168.104.5/24`.
+    /// With the length of the prefix: `192.168.104.5/24`. Empty where the network hands one out itself.
     pub address: String,
 }
 
@@ -142,7 +146,8 @@ fn entries(guest: &Guest, iid: &str) -> Result<Vec<Entry>> {
     let provisioned = provision::entries(guest.config, agent(guest).is_some())?;
     let fixed = scripts::entries().chain(scripts::of_driver(guest.boot_scripts)?);
     let told = cloud::entries(guest, iid)?.into_iter().chain(env::entries(guest, iid)?);
-    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provisioned) {
+    let keys = guest.no_cloud_init.then(|| Entry::text(AUTHORIZED_KEYS, guest.ssh_keys.join("\n") + "\n"));
+    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provisioned).chain(keys) {
         files.insert(entry.path.clone(), entry);
     }
     Ok(files.into_values().collect())

@@ -14,6 +14,7 @@ struct Told {
     ca_files: Vec<String>,
     agent: Option<Vec<u8>>,
     archive: Option<Archive>,
+    no_cloud_init: bool,
     env: BTreeMap<String, String>,
 }
 
@@ -37,6 +38,7 @@ fn told() -> Told {
         ca_files: Vec::new(),
         agent: None,
         archive: None,
+        no_cloud_init: false,
         env: BTreeMap::new(),
     }
 }
@@ -57,6 +59,7 @@ impl Told {
             ca_files: &self.ca_files,
             agent: self.agent.as_deref(),
             archive: self.archive.as_ref(),
+            no_cloud_init: self.no_cloud_init,
             host_env: &self.env,
         })
     }
@@ -312,6 +315,20 @@ fn a_network_is_in_the_environment_and_in_network_config() {
 }
 
 #[test]
+fn a_network_that_hands_out_addresses_is_left_to_do_so() {
+    let network = Network { interface: "lima0".into(), mac: "52:55:55:aa:bb:cc".into(), address: String::new() };
+    let mut told = Told { networks: vec![network], ..told() };
+    let card = |told: &Told| {
+        let config: Value = serde_yaml::from_str(&told.text("network-config")).unwrap();
+        config["ethernets"]["lima0"].clone()
+    };
+    assert_eq!((&card(&told)["dhcp4"], &card(&told)["addresses"]), (&json!(true), &Value::Null));
+    assert_eq!(card(&told)["dhcp4-overrides"]["route-metric"], 100);
+    told.config.networks = Some(vec![limafs_driver::Network { metric: Some(300), ..Default::default() }]);
+    assert_eq!(card(&told)["dhcp4-overrides"]["route-metric"], 300);
+}
+
+#[test]
 fn env_and_param_are_plain_lines() {
     let mut told = told();
     told.config.env = Some(map(&[("B", "two words"), ("A", "$(x)'\"")]));
@@ -489,4 +506,14 @@ fn the_archive_is_told_by_serial_number_id_and_size() {
         "{env}"
     );
     assert!(ARCHIVE_SERIAL.len() <= 20, "QEMU cuts longer ones");
+}
+
+#[test]
+fn a_guest_without_cloud_init_is_told_so_and_gets_its_keys_in_a_file() {
+    let mut told = told();
+    let has_keys = |told: &Told| told.render().unwrap().entries.iter().any(|entry| entry.path == "ssh_authorized_keys");
+    assert!(!has_keys(&told) && !told.text("lima.env").contains("NO_CLOUD_INIT"));
+    told.no_cloud_init = true;
+    assert_eq!(told.text("ssh_authorized_keys"), told.keys.join("\n") + "\n");
+    assert!(told.text("lima.env").contains("\nLIMA_CIDATA_NO_CLOUD_INIT=1\n"));
 }

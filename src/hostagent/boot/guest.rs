@@ -1,12 +1,15 @@
 //! What the guest is told: cidata.iso with keys, environment and scripts. Written only when it differs.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use limafs_driver::{Config, Driver, mac_address};
 
 use super::Boot;
-use crate::cidata::{self, Archive, Guest};
+use crate::cidata::{self, Archive, Entry, Guest};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::hostagent::dns;
@@ -21,7 +24,8 @@ pub struct Given {
     pub archive: Option<Archive>,
 }
 
-/// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
+/// Writes `cidata.iso`, or `cidata/` for a guest without cloud-init, and `cloud-config.yaml`, and returns the instance id
+/// that the guest will report.
 pub async fn write_cidata(
     boot: &Boot,
     driver: &dyn Driver,
@@ -32,7 +36,7 @@ pub async fn write_cidata(
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
     forget_host_keys_of_others(&path, &known_hosts)?;
-    let boot_port = driver.info().boot_port;
+    let info = driver.info();
     let agent = super::agent::program(config).await;
     let guest = Guest {
         name: &boot.name,
@@ -42,7 +46,8 @@ pub async fn write_cidata(
         mac: &mac_address(&boot.host.machine_id, &boot.dir.to_string_lossy()),
         networks: &given.networks,
         dns: given.dns.map(|ports| (ports.udp, ports.tcp)),
-        boot_port: &boot_port,
+        boot_port: &info.boot_port,
+        no_cloud_init: info.features.no_cloud_init,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
         agent: agent.as_deref(),
@@ -50,6 +55,10 @@ pub async fn write_cidata(
         host_env: &environment(),
     };
     let cidata = cidata::render(&guest)?;
+    if info.features.no_cloud_init {
+        write_dir(&boot.dir.join(names::CIDATA_DIR), &cidata.entries)?;
+        return Ok(cidata.iid);
+    }
     let iso = cidata::iso(&cidata.entries)?;
     if !has_bytes(&path, &iso) {
         store::replace(&path, &iso, 0o600)?;
@@ -59,6 +68,24 @@ pub async fn write_cidata(
         store::replace(&boot.dir.join(names::CLOUD_CONFIG), &user_data.bytes, 0o400)?;
     }
     Ok(cidata.iid)
+}
+
+/// Writes the files as such, all closed to others, in the place of those of the last boot.
+fn write_dir(dir: &Path, entries: &[Entry]) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(dir)(error)),
+        _ => {}
+    }
+    let make = |dir: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(dir));
+    make(dir)?;
+    for Entry { path, mode, bytes } in entries {
+        let path = dir.join(path);
+        make(path.parent().unwrap_or(dir))?;
+        let mut options = fs::File::options();
+        let file = options.write(true).create_new(true).mode(*mode).open(&path);
+        file.and_then(|mut file| file.write_all(bytes)).map_err(Error::io(&path))?;
+    }
+    Ok(())
 }
 
 /// Options of `ssh:` in lima.yaml that a user's own ssh is to have.
@@ -133,6 +160,21 @@ fn has_bytes(path: &Path, bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_without_cloud_init_gets_a_directory_anew_at_each_boot() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join(names::CIDATA_DIR);
+        let entry = |path: &str, mode| Entry { path: path.into(), mode, bytes: path.into() };
+        write_dir(&dir, &[entry("old", 0o600), entry("boot.sh", 0o700)]).unwrap();
+        write_dir(&dir, &[entry("boot.sh", 0o700), entry("boot.Linux/05-x.sh", 0o700), entry("lima.env", 0o600)])
+            .unwrap();
+        assert!(!dir.join("old").exists());
+        assert_eq!(fs::read(dir.join("boot.Linux/05-x.sh")).unwrap(), b"boot.Linux/05-x.sh");
+        let mode = |path: &str| fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(["", "boot.Linux", "boot.sh", "lima.env"].map(mode), [0o700, 0o700, 0o700, 0o600]);
+    }
 
     #[test]
     fn regression_a_pin_from_before_a_boot_by_limactl_is_dropped() {
