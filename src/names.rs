@@ -31,7 +31,7 @@ pub const GUEST_AGENT_SOCK: &str = "ga.sock";
 pub const QMP_SOCK: &str = "qmp.sock";
 pub const SERIAL_LOG: &str = "serial.log";
 /// Pid files of drivers and of Lima's hostagent; their processes have the path among their arguments.
-pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "fake.pid", HA_PID];
+pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "krunkit.pid", "fake.pid", HA_PID];
 /// The longest socket path that Lima makes in an instance directory.
 const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
 

@@ -107,15 +107,20 @@ fn network_config(guest: &Guest) -> Value {
         card["nameservers"] = json!({ "addresses": dns });
     }
     let mut cards = Map::from_iter([("eth0".to_owned(), card)]);
-    for network in guest.networks {
-        let card = json!({
+    for (index, network) in guest.networks.iter().enumerate() {
+        let mut card = json!({
             "match": { "macaddress": network.mac },
             "set-name": network.interface,
-            "dhcp4": false,
+            "dhcp4": network.address.is_empty(),
             "addresses": [network.address],
-            // Nobody is to wait for it: it leads to other instances only.
+            // Nobody is to wait for it: the guest's way out is eth0.
             "optional": true,
         });
+        if network.address.is_empty() {
+            let wanted = guest.config.networks.as_ref().and_then(|networks| networks.get(index)?.metric);
+            card.as_object_mut().map(|card| card.remove("addresses"));
+            card["dhcp4-overrides"] = json!({ "route-metric": wanted.unwrap_or(100) });
+        }
         cards.insert(network.interface.clone(), card);
     }
     json!({ "version": 2, "ethernets": cards })

@@ -76,7 +76,7 @@ pub struct Guest<'a> {
 pub struct Network {
     pub interface: String,
     pub mac: String,
-    /// With the length of the prefix: `192.168.104.5/24`.
+    /// With the length of the prefix: `192.168.104.5/24`. Empty where the network hands one out itself.
     pub address: String,
 }
 

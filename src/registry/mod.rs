@@ -24,6 +24,12 @@ type Make = fn() -> Arc<dyn Driver>;
 const BUILT_IN: &[(&str, Make)] = &[
     #[cfg(feature = "qemu")]
     ("qemu", || Arc::new(limafs_driver_qemu::Qemu::new())),
+    #[cfg(feature = "vz")]
+    ("vz", || Arc::new(limafs_driver_vz::Vz::vfkit())),
+    #[cfg(feature = "vz")]
+    ("krunkit", || Arc::new(limafs_driver_vz::Vz::krunkit())),
+    #[cfg(feature = "wsl2")]
+    ("wsl2", || Arc::new(limafs_driver_wsl2::Wsl2::new())),
     #[cfg(feature = "fake")]
     ("fake", || Arc::new(limafs_driver_fake::Fake::new())),
 ];

@@ -173,8 +173,9 @@ impl Driver for Vz {
             return Ok(());
         }
         disk::create(&instance.dir, instance.disk).await?;
-        for disk in plan::additional_disks(&instance) {
-            disk::make_raw(&disk).await?;
+        // One that is still to be made is looked at again by the start.
+        for disk in plan::additional_disks(&instance).iter().filter(|disk| disk.exists()) {
+            disk::make_raw(disk).await?;
         }
         Ok(())
     }
@@ -193,6 +194,9 @@ impl Driver for Vz {
             timeout(START_DEADLINE, last.gone()).await.map_err(late)?;
         }
         let (kind, program, dir) = (self.kind, program::find(self.kind)?, instance.dir.clone());
+        for disk in plan::additional_disks(&instance) {
+            disk::make_raw(&disk).await?;
+        }
         let front = self.front(&instance).await?;
         vm::clean(kind, &dir);
         let plan = blocking(move || plan::plan(kind, &instance, program)).await?;

@@ -238,6 +238,20 @@ fn a_network_is_in_the_environment_and_in_network_config() {
 }
 
 #[test]
+fn a_network_that_hands_out_addresses_is_left_to_do_so() {
+    let network = Network { interface: "lima0".into(), mac: "52:55:55:aa:bb:cc".into(), address: String::new() };
+    let mut told = Told { networks: vec![network], ..told() };
+    let card = |told: &Told| {
+        let config: Value = serde_yaml::from_str(&told.text("network-config")).unwrap();
+        config["ethernets"]["lima0"].clone()
+    };
+    assert_eq!((&card(&told)["dhcp4"], &card(&told)["addresses"]), (&json!(true), &Value::Null));
+    assert_eq!(card(&told)["dhcp4-overrides"]["route-metric"], 100);
+    told.config.networks = Some(vec![limafs_driver::Network { metric: Some(300), ..Default::default() }]);
+    assert_eq!(card(&told)["dhcp4-overrides"]["route-metric"], 300);
+}
+
+#[test]
 fn env_and_param_are_plain_lines() {
     let mut told = told();
     told.config.env = Some(map(&[("B", "two words"), ("A", "$(x)'\"")]));

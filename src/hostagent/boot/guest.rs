@@ -25,7 +25,8 @@ pub struct Given {
     pub packed: Option<PathBuf>,
 }
 
-/// Writes `cidata.iso`, or for a guest without cloud-init `cidata`, and `cloud-config.yaml`; returns the instance id that the guest will report.
+/// Writes `cidata.iso`, or `cidata/` for a guest without cloud-init, and `cloud-config.yaml`, and returns the instance id
+/// that the guest will report.
 pub async fn write_cidata(
     boot: &Boot,
     driver: &dyn Driver,

@@ -24,6 +24,7 @@ pub fn all() -> Vec<Trial> {
         a_shell_in_the_distribution_is_no_vm,
         a_home_inside_a_distribution_needs_a_place_on_a_drive,
         an_archive_that_cannot_be_imported_leaves_nothing,
+        the_disk_of_another_driver_is_neither_overwritten_nor_a_mark,
         a_start_without_cidata_or_image_says_so,
         a_second_start_is_refused,
         a_service_that_does_not_work_is_told_with_its_words,
@@ -169,8 +170,24 @@ async fn an_archive_that_cannot_be_imported_leaves_nothing() {
     bench.write("image", b"no archive at all");
     let error = bench.driver.create_disk().await.unwrap_err().to_string();
     assert!(error.starts_with("wsl.exe --import: Importing the distribution failed."), "{error}");
-    assert!(!bench.dir().join("wsl2.distribution").exists());
+    assert!(!bench.dir().join("disk").exists());
     // One that is made by somebody else in between is not taken for ours.
+    bench.have(&format!("lima-{}", bench.name), "stopped");
+    bench.driver.delete().await.unwrap();
+    assert!(bench.distribution().exists());
+}
+
+async fn the_disk_of_another_driver_is_neither_overwritten_nor_a_mark() {
+    let bench = Bench::new().await;
+    bench.write("disk", b"QFI and more");
+    let wanted = format!(
+        "disk: is not lima-{}'s; neither the vmType nor the name of such an instance can be changed",
+        bench.name
+    );
+    assert_eq!(bench.driver.create_disk().await.unwrap_err().to_string(), wanted);
+    assert_eq!(fs::read(bench.dir().join("disk")).unwrap(), b"QFI and more");
+    bench.write("disk", b"the disk of the WSL2 distribution lima-other at W:\\\n");
+    assert_eq!(bench.driver.create_disk().await.unwrap_err().to_string(), wanted);
     bench.have(&format!("lima-{}", bench.name), "stopped");
     bench.driver.delete().await.unwrap();
     assert!(bench.distribution().exists());
