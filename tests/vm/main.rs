@@ -12,6 +12,7 @@ mod guest;
 mod guestagent;
 mod jobs;
 mod kills;
+mod machine;
 mod mounts;
 mod networks;
 mod provision;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     all.extend(files::cases());
     all.extend(jobs::cases());
     all.extend(kills::cases());
+    all.extend(machine::cases());
     all.extend(networks::cases());
     all.extend(guestagent::cases());
     all.extend(forwards::cases());
