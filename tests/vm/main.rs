@@ -12,6 +12,7 @@ mod guest;
 mod guestagent;
 mod jobs;
 mod kills;
+mod machine;
 mod mounts;
 mod networks;
 mod outside;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     all.extend(files::cases());
     all.extend(jobs::cases());
     all.extend(kills::cases());
+    all.extend(machine::cases());
     all.extend(networks::cases());
     all.extend(outside::cases());
     all.extend(guestagent::cases());
