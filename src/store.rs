@@ -195,9 +195,10 @@ pub enum Kept {
     Named(String),
 }
 
-pub fn kept_driver(dir: &Path) -> Kept {
-    match record(dir).map(|record| record.driver).filter(|driver| !driver.is_empty()) {
-        Some(driver) => Kept::Named(driver),
+/// Of the instance in `dir` with this record.
+pub fn kept_driver(dir: &Path, record: Option<&Record>) -> Kept {
+    match record.map(|record| &record.driver).filter(|driver| !driver.is_empty()) {
+        Some(driver) => Kept::Named(driver.clone()),
         None if dir.join(names::DISK).exists() => Kept::Limas,
         None => Kept::Nothing,
     }
@@ -254,4 +255,37 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 /// Makes what changed in a directory lasting.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io(dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_that_made_the_disk_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = |driver: Option<&str>| {
+            let record = driver.map(|driver| Record {
+                state: State::Stopped,
+                goal: Goal::Stopped,
+                since: Timestamp::UNIX_EPOCH,
+                boot_id: String::new(),
+                driver: driver.into(),
+                driver_pid: None,
+                iid: String::new(),
+                ssh_local_port: 0,
+                dns: None,
+                started: None,
+                step: None,
+                errors: Vec::new(),
+            });
+            kept_driver(dir.path(), record.as_ref())
+        };
+        assert_eq!(kept(None), Kept::Nothing);
+        assert_eq!(kept(Some("")), Kept::Nothing);
+        assert_eq!(kept(Some("vz")), Kept::Named("vz".into()));
+        fs::write(dir.path().join(names::DISK), "").unwrap();
+        assert_eq!((kept(None), kept(Some(""))), (Kept::Limas, Kept::Limas));
+        assert_eq!(kept(Some("vz")), Kept::Named("vz".into()));
+    }
 }

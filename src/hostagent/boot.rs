@@ -140,7 +140,7 @@ impl Boot {
     /// The configuration of a start. Of an instance that has no driver yet and names none, the best one is chosen.
     async fn load_with_driver(&self, tell: &mpsc::Sender<Event>) -> Result<Config> {
         let loaded = self.load()?;
-        if loaded.names_driver || store::kept_driver(&self.dir) != Kept::Nothing {
+        if loaded.names_driver || self.kept_driver() != Kept::Nothing {
             return Ok(loaded.filled);
         }
         step(tell, "choosing a driver").await;
@@ -149,8 +149,12 @@ impl Boot {
         Ok(self.load_for(choice.driver)?.filled)
     }
 
+    fn kept_driver(&self) -> Kept {
+        store::kept_driver(&self.dir, store::record(&self.dir).as_ref())
+    }
+
     fn load(&self) -> Result<Loaded> {
-        let kept = match store::kept_driver(&self.dir) {
+        let kept = match self.kept_driver() {
             Kept::Named(name) => Some(name),
             Kept::Limas | Kept::Nothing => None,
         };

@@ -45,7 +45,9 @@ impl Places {
                 selves.push(dir);
             }
         }
-        Self { path: env::var_os(VARIABLE).unwrap_or_default(), selves }
+        let places = Self { path: env::var_os(VARIABLE).unwrap_or_default(), selves };
+        places.elements().for_each(|element| warn_of(&element));
+        places
     }
 
     /// The standard directories that count: a missing or empty one does not.
@@ -63,6 +65,15 @@ impl Places {
     /// The elements of the variable; empty ones mean nothing.
     fn elements(&self) -> impl Iterator<Item = PathBuf> {
         env::split_paths(&self.path).filter(|element| !element.as_os_str().is_empty())
+    }
+}
+
+/// An element that leads nowhere is a slip more often than not.
+fn warn_of(element: &Path) {
+    if !element.is_absolute() {
+        tracing::warn!("{VARIABLE}: {} is not an absolute path and is not looked at", element.display());
+    } else if let Err(error) = fs::metadata(element) {
+        tracing::warn!("{VARIABLE}: {}: {error}", element.display());
     }
 }
 
@@ -109,16 +120,12 @@ fn in_element(element: &Path) -> Vec<Program> {
         Ok(meta) if meta.is_dir() => in_directory(element),
         Ok(meta) if meta.permissions().mode() & 0o111 != 0 => program(element).into_iter().collect(),
         Ok(_) => Vec::new(),
-        Err(error) => {
-            tracing::debug!("{VARIABLE}: {}: {error}", element.display());
-            Vec::new()
-        }
+        Err(_) => Vec::new(),
     }
 }
 
 /// What is relative depends on who starts us where, and is never followed.
 fn relative(element: &Path) -> Option<Program> {
-    tracing::warn!("{VARIABLE}: {} is not an absolute path and is not looked at", element.display());
     let name = driver_name(element.file_name()?)?;
     Some(Program { name, path: element.to_owned(), refused: Some("its path is not absolute".into()) })
 }

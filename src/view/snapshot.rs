@@ -121,7 +121,7 @@ impl Snapshot {
     pub fn reread(&mut self) {
         self.protected = self.dir.join(names::PROTECTED).exists();
         self.record = store::record(&self.dir);
-        self.kept = store::kept_driver(&self.dir);
+        self.kept = store::kept_driver(&self.dir, self.record.as_ref());
         self.ssh_config = self.read_text(names::SSH_CONFIG).map(Into::into);
         self.lima_version = self.read_text(names::LIMA_VERSION).unwrap_or_default().trim().to_owned();
         self.read_definition();
@@ -194,7 +194,9 @@ impl Snapshot {
     /// Takes in what would be chosen now.
     pub fn set_choice(&mut self, choice: Choice) {
         self.choice = choice;
-        self.read_definition();
+        if self.chosen() != self.host.drivers.chosen {
+            self.read_definition();
+        }
     }
 
     /// Whether its driver is what is chosen when it is started.

@@ -105,11 +105,13 @@ pub fn driver_status(known: &Known) -> String {
 pub fn driver_log(known: &Known) -> String {
     let Some(tried) = &known.tried else { return String::new() };
     let outcome = match &tried.health {
-        None => "does not say how it is".to_owned(),
-        Some(health) if health.error.is_empty() => format!("healthy, {}", health.version),
-        Some(health) => health.error.replace('\n', " "),
+        None => "it does not say how it is".to_owned(),
+        Some(health) => {
+            let words = [if health.healthy { "healthy" } else { "not healthy" }, &health.version, &health.error];
+            words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join("; ").replace('\n', " ")
+        }
     };
-    let mut text = format!("{:.0} tried: {}\n", tried.when, outcome.trim_end_matches([',', ' ']));
+    let mut text = format!("{:.0} tried: {outcome}\n", tried.when);
     for line in &tried.log {
         text.push_str(line);
         text.push('\n');
