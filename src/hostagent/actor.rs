@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use limafs_driver::{SshLogin, VmEvent};
+use limafs_driver::VmEvent;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -14,7 +14,6 @@ use super::events::Journal;
 use super::facts::{Facts, compose};
 use super::guest::{Company, News};
 use super::line::Line;
-use super::ssh;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
 use super::tasks::{Done, Slot, Tasks, place};
@@ -202,16 +201,6 @@ impl Actor {
         self.vm = Some(vm.events);
         self.prepared = Some(Arc::new(prepared));
         Ok(attached)
-    }
-
-    /// Takes in where the guest is.
-    fn locate(&mut self, prepared: &Prepared, place: &SshLogin) {
-        (self.facts.ssh_address, self.facts.ssh_local_port) = (place.address.clone(), place.port);
-        let Some(line) = &prepared.line else { return };
-        line.lead_to(place);
-        if let Err(error) = ssh::config::write(&line.login()) {
-            tracing::warn!("{error}");
-        }
     }
 
     /// Publishes the last status and ends all that follows this actor.

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::actor::Actor;
 use super::guest::{Company, Scene};
+use super::ssh;
 use super::state::{Action, Call, Phase};
 use super::steps::Prepared;
 use crate::error::{Error, Result};
@@ -143,6 +144,16 @@ impl Actor {
             };
             timeout(limit, starting).await.map_err(late)?
         });
+    }
+
+    /// Takes in where the guest is.
+    pub(super) fn locate(&mut self, prepared: &Prepared, place: &SshLogin) {
+        (self.facts.ssh_address, self.facts.ssh_local_port) = (place.address.clone(), place.port);
+        let Some(line) = &prepared.line else { return };
+        line.lead_to(place);
+        if let Err(error) = ssh::config::write(&line.login()) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Has the driver open the VM's window, where one is wanted: it may stay in that call for as long as the window does.
