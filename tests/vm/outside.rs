@@ -1,5 +1,5 @@
-//! A real guest whose driver is a program outside of limafs: the QEMU driver under a name of its own, so that the built-in
-//! one does not come first.
+//! A real guest whose driver is a program outside of limafs: our QEMU driver under a name of its own, so that the built-in
+//! one does not come first; and Lima's, where `LIMAFS_TEST_LIMA_DRIVER` names its lima-driver-qemu.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,9 @@ use crate::{cases, ensure, same};
 const FILE: &str = "lima-driver-myqemu";
 
 pub fn cases() -> Vec<Case> {
-    cases![needing(lacks_program): a_guest_of_an_outside_driver_is_as_any_other]
+    let mut all = cases![needing(lacks_program): a_guest_of_an_outside_driver_is_as_any_other];
+    all.extend(cases![optional(lacks_limas): a_guest_of_limas_own_driver_boots_and_stops]);
+    all
 }
 
 /// The program that the tests of its own crate are of.
@@ -29,12 +31,20 @@ fn lacks_program() -> Option<String> {
     (!built().is_file()).then(|| "no lima-driver-qemu beside limafs (cargo build -p limafs-driver-qemu)".into())
 }
 
-fn with_driver() -> Result<Fleet, Failed> {
+fn limas() -> Option<PathBuf> {
+    std::env::var_os("LIMAFS_TEST_LIMA_DRIVER").map(PathBuf::from)
+}
+
+fn lacks_limas() -> Option<String> {
+    limas().is_none().then(|| "LIMAFS_TEST_LIMA_DRIVER names no lima-driver-qemu of Lima's".into())
+}
+
+fn with_driver(built: &Path) -> Result<Fleet, Failed> {
     let mut fleet = Fleet::unmounted()?;
     let dir = fleet.root().join("drivers");
     fs::create_dir(&dir)?;
     let program = dir.join(FILE);
-    fs::copy(built(), &program)?;
+    fs::copy(built, &program)?;
     for path in [&dir, &program] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     }
@@ -60,7 +70,7 @@ fn answer(port: u16) -> Option<String> {
 }
 
 fn a_guest_of_an_outside_driver_is_as_any_other() -> Outcome {
-    let fleet = with_driver()?;
+    let fleet = with_driver(&built())?;
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
     let rule = format!("portForwards:\n- {{guestPort: 8007, hostPort: {port}, static: true}}\n");
     fleet.create("foo", &fast(&rule)?.replace("vmType: qemu", "vmType: myqemu"))?;
@@ -92,4 +102,19 @@ fn a_guest_of_an_outside_driver_is_as_any_other() -> Outcome {
     stop(&fleet, "foo")?;
     ensure!(!procs::is_alive(vm), "the VM is still there");
     wait_until("its driver has ended", secs(10), || servers(&fleet).is_empty())
+}
+
+/// It knows no pause, and its VM ends with the hostagent.
+fn a_guest_of_limas_own_driver_boots_and_stops() -> Outcome {
+    let fleet = with_driver(&limas().ok_or("no driver of Lima's")?)?;
+    fleet.create("foo", &fast("")?.replace("vmType: qemu", "vmType: myqemu"))?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(ssh(&fleet, "foo", "hostname")?, "lima-foo");
+    same!(servers(&fleet).len(), 1);
+    stop(&fleet, "foo")?;
+    wait_until("its driver has ended", secs(10), || servers(&fleet).is_empty())?;
+    same!(fleet.vms(), 0);
+    boot(&fleet, "foo", FAST_BOOT)?;
+    fleet.ok("echo kill > foo/state")?;
+    fleet.wait_state("foo", "Stopped", secs(10))
 }
