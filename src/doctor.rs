@@ -64,7 +64,7 @@ fn is_healthy(driver: &Known) -> bool {
 fn told(driver: &Known) -> String {
     let place = match &driver.found.place {
         Place::BuiltIn => "built in".to_owned(),
-        Place::Program(path) => path.display().to_string(),
+        Place::Program(path) | Place::Plugin(path) => path.display().to_string(),
     };
     let Some(health) = driver.health() else { return format!("{place}; it does not say how it is") };
     let words = [&health.version, &health.error, &health.fix].into_iter().filter(|word| !word.is_empty());

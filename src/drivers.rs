@@ -21,6 +21,8 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub enum Place {
     BuiltIn,
     Program(PathBuf),
+    /// A program of docker-machine's.
+    Plugin(PathBuf),
 }
 
 /// What a driver says of itself.

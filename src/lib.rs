@@ -13,6 +13,8 @@ pub mod images;
 pub mod jobs;
 pub mod names;
 pub mod networks;
+#[cfg(feature = "machine")]
+pub mod plugin;
 pub mod registry;
 pub mod schema;
 pub mod sftp;

@@ -57,6 +57,9 @@ enum Verb {
         /// Do one thing for a stopped instance, and end
         #[arg(long, conflicts_with = "adopt")]
         at_rest: Option<String>,
+        /// Have the driver remove what it keeps outside the instance directory, and end
+        #[arg(long, conflicts_with = "adopt")]
+        remove: bool,
     },
     #[command(hide = true)]
     Publisher { mountpoint: PathBuf },
@@ -95,6 +98,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Hostagent { name, at_rest: Some(order), .. } => {
             hostagent::rest::run(home()?, Name::parse(&name)?, &order)?;
         }
+        Verb::Hostagent { name, remove: true, .. } => hostagent::remove(home()?, &Name::parse(&name)?)?,
         Verb::Hostagent { name, adopt, .. } => hostagent::run(home()?, Name::parse(&name)?, adopt)?,
         Verb::Publisher { mountpoint } => view::publisher::run(&mountpoint),
         Verb::Doctor => return Ok(doctor::run(&home()?)),

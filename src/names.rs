@@ -11,6 +11,8 @@ pub const LIMA_YAML: &str = "lima.yaml";
 pub const LIMA_VERSION: &str = "lima-version";
 pub const PROTECTED: &str = "protected";
 pub const CIDATA_ISO: &str = "cidata.iso";
+/// The same as a directory, for guests without cloud-init.
+pub const CIDATA_DIR: &str = "cidata";
 pub const CLOUD_CONFIG: &str = "cloud-config.yaml";
 pub const IMAGE: &str = "image";
 pub const DISK: &str = "disk";
@@ -27,10 +29,12 @@ pub const HA_SOCK: &str = "ha.sock";
 pub const HA_STDOUT_LOG: &str = "ha.stdout.log";
 pub const HA_STDERR_LOG: &str = "ha.stderr.log";
 pub const DRIVER_LOG: &str = "driver.stderr.log";
+/// Where a driver has its own way to the guest agent.
+pub const GUEST_AGENT_SOCK: &str = "ga.sock";
 pub const QMP_SOCK: &str = "qmp.sock";
 pub const SERIAL_LOG: &str = "serial.log";
 /// Pid files of drivers and of Lima's hostagent; their processes have the path among their arguments.
-pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "fake.pid", HA_PID];
+pub const PID_FILES: &[&str] = &["qemu.pid", "vz.pid", "krunkit.pid", "fake.pid", HA_PID];
 /// The longest socket path that Lima makes in an instance directory.
 const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
 
@@ -43,6 +47,8 @@ pub const RECORD: &str = "limafs.json";
 pub const EVENTS: &str = "limafs.events";
 /// Jobs in the guest, a directory each (see `jobs`).
 pub const JOBS_DIR: &str = "limafs.jobs";
+/// What a driver keeps of a machine that is not in the instance directory.
+pub const MACHINE_DIR: &str = "machine";
 /// The guest's ssh host keys, pinned at its first boot.
 pub const KNOWN_HOSTS: &str = "ssh.known_hosts";
 

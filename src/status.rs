@@ -128,7 +128,7 @@ pub struct Status {
     pub driver: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<Accelerator>,
-    /// `127.0.0.1`; empty while unknown.
+    /// `127.0.0.1`, or where the driver says; empty while unknown.
     #[serde(default)]
     pub ssh_address: String,
     /// 0 while unknown.

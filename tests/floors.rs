@@ -25,9 +25,9 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["cidata", "registry"],
     &["hostagent", "agent"],
-    &["view"],
+    &["view", "plugin"],
     &["fuse"],
-    &["main", "lib", "doctor"],
+    &["main", "lib", "doctor", "bin"],
 ];
 
 /// What a module never uses although the floors would let it: its own kind's words or an outside crate's.
@@ -45,7 +45,8 @@ const NEVER: &[(&str, &[&str])] = &[
     ("registry", &["crate::hostagent", "fuser::"]),
     ("agent", &["crate::hostagent", "crate::registry", "fuser::"]),
     ("hostagent", &["fuser::", "crate::agent"]),
-    ("view", &["fuser::", "crate::hostagent", "crate::registry"]),
+    ("view", &["fuser::", "crate::hostagent", "crate::registry", "crate::plugin"]),
+    ("plugin", &["fuser::", "crate::hostagent"]),
 ];
 
 /// An outside crate and the only rooms that may name it.

@@ -23,6 +23,8 @@ const STREAM_WINDOW: u32 = 128 << 10;
 /// The same for all streams together, and so the most that a guest can make us keep.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const SEND_BUFFER: usize = 64 << 10;
+/// A message of a tunnel is one frame.
+const FRAME: u32 = 64 << 10;
 /// Beyond any message that an agent has to send; all that listens in a guest fits.
 const MESSAGE_MAX: usize = 1 << 20;
 
@@ -45,6 +47,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
+        .max_frame_size(FRAME)
         .handshake(TokioIo::new(stream))
         .await?;
     let origin = http::Uri::from_static("http://lima-guestagent");

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::status::{Refusal, RestOrder};
 
 /// Within this a hostagent listens.
 const LISTENS: Duration = Duration::from_secs(8);
+/// So long a caller waits for the removal of a machine, which goes on all the same.
+const REMOVES: Duration = Duration::from_secs(9);
 const EVERY: Duration = Duration::from_millis(20);
 /// So much of its log goes into an error.
 const TAIL_LINES: usize = 5;
@@ -49,7 +51,7 @@ const ENVIRONMENT_PREFIXES: &[&str] = &["LC_", "XDG_", "LIMA", "QEMU_SYSTEM_", "
 /// Starts a hostagent for an instance and comes back when it listens. One that has done all it had to before that, with
 /// nothing to adopt or a boot that failed at once, is no error: the record says what became of it.
 pub async fn spawn(home: &Home, name: &Name, adopt: bool) -> Result<u32> {
-    let program = std::env::current_exe().map_err(|error| Error::failed("the path of limafs", error))?;
+    let program = program()?;
     // As we were called ourselves: it looks for drivers beside that.
     let called = host::called().map_or_else(|| program.clone(), Path::to_owned);
     let mut command = Command::new(program);
@@ -64,10 +66,9 @@ pub async fn spawn(home: &Home, name: &Name, adopt: bool) -> Result<u32> {
 
 /// Has one thing done for an instance that has no hostagent. Goes on to its end when nobody waits for it.
 pub async fn at_rest(home: &Home, name: &Name, order: &RestOrder) -> Result<()> {
-    let program = std::env::current_exe().map_err(|error| Error::failed("the path of limafs", error))?;
     let order = serde_json::to_string(order).map_err(|error| Error::failed("an order", error))?;
     let stderr = home.instance(name)?.join(names::HA_STDERR_LOG);
-    let mut command = Command::new(program);
+    let mut command = Command::new(program()?);
     command.args(["hostagent", name.as_str(), "--at-rest", &order]);
     command.env_clear().envs(environment()).env("LIMA_HOME", home.path()).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log(&stderr, false)?);
@@ -80,6 +81,30 @@ pub async fn at_rest(home: &Home, name: &Name, order: &RestOrder) -> Result<()> 
     match serde_json::from_slice::<Refusal>(&output.stdout) {
         Ok(Refusal { message, errno }) => Err(Error::Refused { message, errno }),
         Err(_) => Err(Error::failed(format!("the hostagent of {name}"), ended(output.status, &stderr))),
+    }
+}
+
+/// limafs: this program, or the one beside it where this one is a plugin.
+fn program() -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(|error| Error::failed("the path of limafs", error))?;
+    let is_plugin = own.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"docker-machine-driver-"));
+    Ok(if is_plugin { own.with_file_name("limafs") } else { own })
+}
+
+/// Has the driver of an instance at rest remove what it keeps outside the instance directory. The caller holds the lock.
+pub async fn remove_machine(home: &Home, name: &Name) -> Result<()> {
+    let what = || format!("removing the machine of {name}");
+    let mut command = Command::new(program()?);
+    command.args(["hostagent", name.as_str(), "--remove"]).current_dir("/");
+    command.env_clear().envs(environment()).env("LIMA_HOME", home.path());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    close_on_exec();
+    let late = |_| Error::Timeout { what: what(), seconds: REMOVES.as_secs() };
+    let output = timeout(REMOVES, command.output()).await.map_err(late)?;
+    let output = output.map_err(|error| Error::failed(what(), error))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Error::failed(what(), String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
 

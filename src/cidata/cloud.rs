@@ -19,6 +19,11 @@ pub fn entries(guest: &Guest, iid: &str) -> Result<[Entry; 3]> {
     ])
 }
 
+/// For the driver's own scripts, where no cloud-init makes the user.
+pub fn authorized_keys(guest: &Guest) -> Entry {
+    Entry::text("ssh_authorized_keys", guest.ssh_keys.iter().map(|key| format!("{key}\n")).collect::<String>())
+}
+
 fn user_data(guest: &Guest, iid: &str) -> Result<Value> {
     let config = guest.config;
     let mut data = Map::new();
@@ -102,15 +107,20 @@ fn network_config(guest: &Guest) -> Value {
         card["nameservers"] = json!({ "addresses": dns });
     }
     let mut cards = Map::from_iter([("eth0".to_owned(), card)]);
-    for network in guest.networks {
-        let card = json!({
+    for (index, network) in guest.networks.iter().enumerate() {
+        let mut card = json!({
             "match": { "macaddress": network.mac },
             "set-name": network.interface,
-            "dhcp4": false,
+            "dhcp4": network.address.is_empty(),
             "addresses": [network.address],
-            // Nobody is to wait for it: it leads to other instances only.
+            // Nobody is to wait for it: the guest's way out is eth0.
             "optional": true,
         });
+        if network.address.is_empty() {
+            let wanted = guest.config.networks.as_ref().and_then(|networks| networks.get(index)?.metric);
+            card.as_object_mut().map(|card| card.remove("addresses"));
+            card["dhcp4-overrides"] = json!({ "route-metric": wanted.unwrap_or(100) });
+        }
         cards.insert(network.interface.clone(), card);
     }
     json!({ "version": 2, "ethernets": cards })

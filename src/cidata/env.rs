@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use limafs_driver::Config;
 
-use super::{ARCHIVE_SERIAL, Archive, Entry, Guest, certificates, one_line, provision, required};
+use super::{ARCHIVE_SERIAL, Archive, Entry, Guest, certificates, has_user_network, one_line, provision, required};
 use crate::error::{Error, Result};
 
 /// Begins a line that is on every disk of ours and on none of Lima's.
@@ -53,21 +53,23 @@ pub fn environment(guest: &Guest) -> Result<String> {
 /// The host's proxies win over `env`, lower case over upper case; both spellings are set.
 fn add_proxies(values: &mut BTreeMap<String, String>, guest: &Guest) -> Result<()> {
     let propagate = guest.config.propagate_proxy_env.unwrap_or(true);
+    let gateway = has_user_network(guest.features).then_some(GATEWAY);
     for lower in PROXIES {
         let upper = lower.to_ascii_uppercase();
         let of_host = [lower, &upper].into_iter().filter(|_| propagate).find_map(|key| guest.host_env.get(key));
         let found = of_host.or_else(|| values.get(lower)).or_else(|| values.get(&upper)).cloned();
         values.retain(|key, _| key != lower && *key != upper);
         let Some(value) = found.filter(|value| !value.is_empty()) else { continue };
-        let value = if lower == "no_proxy" { value } else { seen_from_guest(&value) };
+        let seen = if lower == "no_proxy" { Some(value) } else { seen_from_guest(&value, gateway) };
+        let Some(value) = seen else { continue };
         one_line(lower, &value)?;
         values.extend([lower.to_owned(), upper].map(|key| (key, value.clone())));
     }
     Ok(())
 }
 
-/// A proxy on the host's loopback is at the gateway for the guest.
-fn seen_from_guest(url: &str) -> String {
+/// A proxy on the host's loopback is at the gateway for the guest, and out of reach where that is not known.
+fn seen_from_guest(url: &str, gateway: Option<&str>) -> Option<String> {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (user, address) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
@@ -77,10 +79,11 @@ fn seen_from_guest(url: &str) -> String {
         || host.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback())
         || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: Ipv6Addr| ip.is_loopback());
     if !is_local {
-        return url.to_owned();
+        return Some(url.to_owned());
     }
+    let gateway = gateway?;
     let separator = if scheme.is_empty() { "" } else { "://" };
-    format!("{scheme}{separator}{user}{GATEWAY}{port}{path}")
+    Some(format!("{scheme}{separator}{user}{gateway}{port}{path}"))
 }
 
 fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
@@ -89,6 +92,11 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
     let containerd = config.containerd.clone().unwrap_or_default();
     let flag = |on: Option<bool>| if on.unwrap_or(false) { "1" } else { "" }.to_owned();
     let text = |key: &str, value: Option<&str>| Ok::<_, Error>(one_line(key, value.unwrap_or_default())?.to_owned());
+    let features = guest.features;
+    let has_network = has_user_network(features);
+    let address = |address: &str| if has_network { address } else { "" }.to_owned();
+    // Not as the other flags: Lima's scripts look for these words.
+    let rosetta = |on: bool| (on && config.plain != Some(true)).to_string();
     let uid = user.uid.ok_or_else(|| Error::invalid("user.uid", "is not set"))?;
     let mut lines: Vec<(String, String)> = [
         ("IID", iid.to_owned()),
@@ -103,13 +111,18 @@ fn lima_env(guest: &Guest, iid: &str) -> Result<String> {
         ("UPGRADE_PACKAGES", flag(config.upgrade_packages)),
         ("CONTAINERD_USER", flag(containerd.user)),
         ("CONTAINERD_SYSTEM", flag(containerd.system)),
-        ("SLIRP_DNS", DNS.to_owned()),
-        ("SLIRP_GATEWAY", GATEWAY.to_owned()),
-        ("SLIRP_IP_ADDRESS", ADDRESS.to_owned()),
+        ("SLIRP_DNS", address(DNS)),
+        ("SLIRP_GATEWAY", address(GATEWAY)),
+        ("SLIRP_IP_ADDRESS", address(ADDRESS)),
         ("UDP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(udp, _)| udp.to_string())),
         ("TCP_DNS_LOCAL_PORT", guest.dns.map_or_else(String::new, |(_, tcp)| tcp.to_string())),
+        ("ROSETTA_ENABLED", rosetta(features.rosetta_enabled)),
+        ("ROSETTA_BINFMT", rosetta(features.rosetta_bin_fmt)),
         ("VMTYPE", text("vmType", config.vm_type.as_deref())?),
+        ("VSOCK_PORT", guest.vsock_port.to_string()),
+        ("VIRTIO_PORT", text("virtio port", Some(guest.virtio_port))?),
         ("PLAIN", flag(config.plain)),
+        ("NO_CLOUD_INIT", flag(Some(features.no_cloud_init))),
         ("SKIP_DEFAULT_DEPENDENCY_RESOLUTION", flag(Some(provision::skips_packages(config)))),
         ("PASSWORDLESS_SUDO", flag(Some(user.passwordless_sudo.unwrap_or(true)))),
     ]

@@ -1,4 +1,5 @@
-//! The cloud-init disk (NoCloud): what is on it, and its bytes as an ISO. Pure: no files are opened here.
+//! The cloud-init disk (NoCloud): what is on it, and its bytes as an ISO. Pure: no files are opened here. A guest
+//! without cloud-init gets the same files as a directory.
 //!
 //! ```text
 //! meta-data user-data network-config      read by cloud-init
@@ -6,6 +7,8 @@
 //! boot.essential.Linux/ boot.Linux/       ours and the driver's, in that order
 //! ca-certs/lima-%04d.crt                  certificates to trust
 //! lima-guestagent                         the agent, as a program
+//! nerdctl-full.tgz                        containerd, where its driver gives a guest no disk with it
+//! ssh_authorized_keys                     for a guest without cloud-init, whose driver's scripts make the user
 //! provision.{dependency,data,yq,system,user}/%08d  the user's, numbered by their place in lima.yaml
 //! ```
 //! Everything on it belongs to root and is closed to others: `env` and `param` may hold secrets.
@@ -20,7 +23,7 @@ mod scripts;
 
 use std::collections::BTreeMap;
 
-use limafs_driver::Config;
+use limafs_driver::{Config, Features};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
@@ -30,6 +33,7 @@ pub use env::{ADDRESS, GATEWAY, params};
 pub use iso::iso;
 
 const AGENT: &str = "lima-guestagent";
+const ARCHIVE: &str = "nerdctl-full.tgz";
 
 /// Everything that the guest is told.
 #[derive(Debug, Clone)]
@@ -49,13 +53,19 @@ pub struct Guest<'a> {
     pub dns: Option<(u16, u16)>,
     /// Name of the virtio-serial port for boot reports, or empty.
     pub boot_port: &'a str,
+    /// Name of the virtio-serial port for the guest agent, or empty.
+    pub virtio_port: &'a str,
+    /// The vsock port for the guest agent, or 0.
+    pub vsock_port: u32,
+    /// Of the driver: they decide what the guest can be told at all.
+    pub features: &'a Features,
     /// From the driver: `boot.Linux/FILE` to its bytes.
     pub boot_scripts: &'a BTreeMap<String, Vec<u8>>,
     /// What is in the files of `caCerts.files`, which are the host's.
     pub ca_files: &'a [String],
     /// The guest agent's program, if there is one for such a guest.
     pub agent: Option<&'a [u8]>,
-    /// What is on the disk [`ARCHIVE_SERIAL`]; `None` where lima.yaml wants no containerd.
+    /// What is on the disk [`ARCHIVE_SERIAL`], or added to the files; `None` where lima.yaml wants no containerd.
     pub archive: Option<&'a Archive>,
     /// The hostagent's environment, from which only proxy variables are taken.
     pub host_env: &'a BTreeMap<String, String>,
@@ -66,7 +76,7 @@ pub struct Guest<'a> {
 pub struct Network {
     pub interface: String,
     pub mac: String,
-    /// With the length of the prefix: `192.168.104.5/24`.
+    /// With the length of the prefix: `192.168.104.5/24`. Empty where the network hands one out itself.
     pub address: String,
 }
 
@@ -120,6 +130,14 @@ pub fn is_ours(iso: &[u8]) -> bool {
     iso.split(|byte| *byte == b'\n').any(|line| line.starts_with(mark))
 }
 
+impl Cidata {
+    /// The archive with containerd, for a guest that gets no disk with it.
+    pub fn add_archive(&mut self, bytes: Vec<u8>) {
+        self.entries.push(Entry::file(ARCHIVE, bytes));
+        self.entries.sort_by(|one, other| one.path.cmp(&other.path));
+    }
+}
+
 impl Entry {
     fn text(path: impl Into<String>, text: impl Into<String>) -> Self {
         Self::file(path, text.into())
@@ -139,13 +157,20 @@ fn entries(guest: &Guest, iid: &str) -> Result<Vec<Entry>> {
         return Err(Error::unsupported("os", format!("{os} guests are not supported yet, only Linux")));
     }
     let mut files = BTreeMap::new();
-    let provisioned = provision::entries(guest.config, agent(guest).is_some())?;
+    let provisioned = provision::entries(guest)?;
     let fixed = scripts::entries().chain(scripts::of_driver(guest.boot_scripts)?);
     let told = cloud::entries(guest, iid)?.into_iter().chain(env::entries(guest, iid)?);
-    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provisioned) {
+    let keys = guest.features.no_cloud_init.then(|| cloud::authorized_keys(guest));
+    for entry in fixed.chain(told).chain(certificates::entries(guest)).chain(provisioned).chain(keys) {
         files.insert(entry.path.clone(), entry);
     }
     Ok(files.into_values().collect())
+}
+
+/// Whether a VM of such a driver sees the host at [`GATEWAY`]: Lima's user network, which its own drivers and ours all
+/// have. One whose address is known only when it runs, or which is given no disk, is in a network of somebody else's.
+pub fn has_user_network(features: &Features) -> bool {
+    !features.dynamic_ssh_address && !features.no_cloud_init
 }
 
 /// The agent's program where this guest is to have it.

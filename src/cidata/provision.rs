@@ -7,7 +7,7 @@ use limafs_driver::{Blob, Config, Provision};
 use serde_json::{Value, json};
 
 use super::scripts::STEP;
-use super::{Entry, one_line, required};
+use super::{Entry, Guest, agent, one_line, required};
 use crate::error::{Error, Result};
 
 /// A yq of the guest's own would be another program in each distribution, and in most none.
@@ -17,14 +17,17 @@ const YQ: &str =
 /// A command line argument of Linux has at most 128 KiB.
 const BOOT_SCRIPT_MAX: usize = 96 * 1024;
 
-/// The files of all modes but `boot`. Refuses the modes that are not run here. `yq` is run by the guest agent.
-pub fn entries(config: &Config, has_agent: bool) -> Result<Vec<Entry>> {
+/// The files of all modes but `boot`, which cloud-init has, where there is one. Refuses the modes that are not run here.
+/// `yq` is run by the guest agent.
+pub fn entries(guest: &Guest) -> Result<Vec<Entry>> {
+    let has_agent = agent(guest).is_some();
     let mut entries = Vec::new();
-    for (index, item) in items(config) {
+    for (index, item) in items(guest.config) {
         match mode(item) {
+            "boot" if !guest.features.no_cloud_init => {}
             // The host runs a playbook when the boot is done.
-            "boot" | "ansible" => {}
-            mode @ ("dependency" | "system" | "user") => {
+            "ansible" => {}
+            mode @ ("boot" | "dependency" | "system" | "user") => {
                 entries.push(Entry::script(path(mode, index), script(index, item)?));
             }
             "data" => {

@@ -16,7 +16,7 @@ use super::guest::{Company, News};
 use super::line::Line;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
-use super::tasks::{Done, Slot, Tasks};
+use super::tasks::{Done, Slot, Tasks, place};
 use super::wishes::{self, Wish};
 use crate::error::{Error, Result};
 use crate::names::Name;
@@ -219,6 +219,9 @@ impl Actor {
             false => Attached::Running,
         };
         self.facts = Facts { driver_pid: vm.pid, accelerator: vm.accelerator, ..prepared.facts.clone() };
+        if let Some(place) = place(&prepared).await? {
+            self.locate(&prepared, &place);
+        }
         self.vm = Some(vm.events);
         self.prepared = Some(Arc::new(prepared));
         Ok(attached)
@@ -386,14 +389,19 @@ impl Actor {
                 self.prepared = Some(Arc::new(*prepared));
                 Event::Prepared
             }
-            (_, Ok(Done::Launched(vm))) => {
+            (_, Ok(Done::Launched(vm, place))) => {
+                if let (Some(prepared), Some(place)) = (self.prepared.clone(), place) {
+                    self.locate(&prepared, &place);
+                }
                 self.facts.driver_pid = vm.pid;
                 self.facts.accelerator = vm.accelerator;
                 self.vm = Some(vm.events);
+                self.open_window();
                 Event::Launched
             }
             (Slot::Boot, Err(_)) if self.machine.phase == state::Phase::Aborting => Event::BootAborted,
             (Slot::Boot, Err(error)) => Event::BootFailed(sentences(&error)),
+            (_, Ok(Done::Trouble(who, what))) => Event::Trouble(who, what),
             (_, Ok(Done::Called(call, result))) => {
                 self.wish_ended(call, &result);
                 Event::Called(call, result.map_err(|refusal| refusal.message))

@@ -3,8 +3,10 @@
 
 mod agent;
 mod archive;
+mod directory;
 mod disks;
 mod firmware;
+mod format;
 mod guest;
 mod image;
 mod mounts;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use limafs_driver::{Config, DataDisk, Driver, Instance};
+use limafs_driver::{Config, DataDisk, Driver, Features, Instance};
 use tokio::sync::mpsc;
 
 use super::dns;
@@ -27,6 +29,7 @@ use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
 use super::{process, ready, ready::user_probes};
+use crate::cidata;
 use crate::config::{self, Context, Loaded};
 use crate::drivers;
 use crate::error::{Error, Result};
@@ -55,33 +58,43 @@ impl Steps for Boot {
         step(tell, "loading lima.yaml").await;
         let config = self.load_with_driver(tell).await?;
         ready::ansible::check(&config)?;
-        let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
-        let port = port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?;
         let name = config.vm_type.clone().unwrap_or_default();
         let driver = self.registry.driver(&name, &self.dir)?;
         let started = Some(Started::with(&config));
-        let instance = driver.configure(self.instance(config, port)).await?;
+        let instance = self.configure(&*driver, config).await?;
         step(tell, &format!("checking {}", driver.info().name)).await;
         driver.validate().await?;
         // From here on there is something of this driver's, and it stays the instance's.
         let _ = tell.send(Event::Driver(name)).await;
-        driver.create().await?;
-        self.make_disk(&driver, &instance.config, tell).await?;
+        if driver.info().features.own_images {
+            step(tell, "making the machine").await;
+            driver.create().await?;
+        } else {
+            driver.create().await?;
+            self.make_disk(&driver, &instance.config, tell).await?;
+        }
         disks::claim(self, &instance.config).await?;
         let archive = archive::fetch(&instance.config, &self.dir, tell).await?;
         let (archive, disk) = archive.map(|fetched| (fetched.archive, fetched.disk)).unzip();
-        let instance = with_data_disk(&driver, instance, disk).await?;
+        let (instance, packed) = with_archive(&driver, instance, disk).await?;
         mounts::make_missing(&instance.config).await?;
         let identity = ssh::keys::ensure(&self.home).await?;
-        step(tell, "making cidata").await;
-        let dns = self.dns_ports(&instance.config)?;
-        let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive };
-        let iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
+        let (mut iid, mut dns, mut parcel) = (String::new(), None, None);
+        if driver.info().features.own_images {
+            parcel = Some(guest::parcel(self, &*driver, &instance.config, &identity).await?);
+        } else {
+            step(tell, "making cidata").await;
+            dns = self.dns_ports(&instance.config, &driver.info().features)?;
+            let given = guest::Given { dns, networks: networks::join(self, &instance.config).await?, archive, packed };
+            iid = guest::write_cidata(self, &*driver, &instance.config, &identity, &given).await?;
+        }
         let mut prepared = self.prepared(driver, &instance, identity, iid, true).await?;
+        prepared.parcel = parcel;
         prepared.facts.dns = dns;
         prepared.facts.started = started;
-        if let Some(line) = &prepared.line {
-            ssh::config::write(line.login())?;
+        // Of one whose address comes with the VM it is written then.
+        if let Some(line) = prepared.line.as_ref().filter(|line| !line.login().address.is_empty()) {
+            ssh::config::write(&line.login())?;
         }
         step(tell, &format!("starting {}", prepared.facts.driver)).await;
         process::give_back_memory();
@@ -149,7 +162,7 @@ impl Boot {
         prepared.facts.dns = record.dns;
         prepared.returned = AtomicBool::new(true);
         if let Some(line) = &prepared.line {
-            ssh::config::write(line.login())?;
+            ssh::config::write(&line.login())?;
         }
         Ok(prepared)
     }
@@ -194,14 +207,26 @@ impl Boot {
         config::load(&text, &Context { name: &self.name, dir: self.dir.clone(), host: &host, layers })
     }
 
+    /// Configures the driver for a start, with the port of the guest's ssh. What a program is, it says only then.
+    async fn configure(&self, driver: &dyn Driver, config: Config) -> Result<Instance> {
+        let wanted = config.ssh.as_ref().and_then(|ssh| ssh.local_port);
+        let instance = driver.configure(self.instance(config, 0)).await?;
+        let ssh_local_port = match driver.info().features.static_ssh_port {
+            true => port::of_driver(driver, &instance).await?,
+            false => port::choose(wanted, self.last_port(store::record(&self.dir).as_ref()))?,
+        };
+        Ok(driver.configure(Instance { ssh_local_port, ..instance }).await?)
+    }
+
     fn last_port(&self, record: Option<&Record>) -> Option<u16> {
         record.map(|record| record.ssh_local_port).filter(|port| *port != 0).or_else(|| ssh::config::port(&self.dir))
     }
 
     /// Where the guest's name server is to listen, if it has one of ours.
-    fn dns_ports(&self, config: &Config) -> Result<Option<Ports>> {
+    fn dns_ports(&self, config: &Config, features: &Features) -> Result<Option<Ports>> {
         let wanted = config.host_resolver.as_ref().and_then(|resolver| resolver.enabled);
-        if config.plain == Some(true) || wanted != Some(true) {
+        // A guest in a network of somebody else's asks whom it is told there.
+        if config.plain == Some(true) || wanted != Some(true) || !cidata::has_user_network(features) {
             return Ok(None);
         }
         let last = store::record(&self.dir).and_then(|record| record.dns);
@@ -231,11 +256,12 @@ impl Boot {
     }
 
     async fn make_disk(&self, driver: &Arc<dyn Driver>, config: &Config, tell: &mpsc::Sender<Event>) -> Result<()> {
-        if !self.dir.join(names::DISK).exists() {
-            // The host keys of an earlier disk went with it.
+        let features = driver.info().features;
+        // The host keys of an earlier disk went with it. Without cloud-init its driver has it elsewhere.
+        if !self.dir.join(names::DISK).exists() && !features.no_cloud_init {
             ssh::pin::remove(&self.dir.join(names::KNOWN_HOSTS))?;
         }
-        image::fetch(config, &self.dir, tell).await?;
+        image::fetch(config, &features.supported_image_formats, &self.dir, tell).await?;
         firmware::fetch(config, &self.dir, tell).await?;
         step(tell, "making the disk").await;
         Ok(driver.create_disk().await?)
@@ -250,8 +276,12 @@ impl Boot {
         is_fresh: bool,
     ) -> Result<Prepared> {
         let info = driver.info();
-        let address = driver.ssh_address().await?;
-        let line = (!address.is_empty()).then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
+        let features = &info.features;
+        // One that is to be asked for after the start may not be an answer before it.
+        let address = if features.dynamic_ssh_address { String::new() } else { driver.ssh_address().await? };
+        // Where there is no address yet, it comes with the VM.
+        let has_guest = features.dynamic_ssh_address || !address.is_empty();
+        let line = has_guest.then(|| Arc::new(Line::new(self.login(&address, instance, identity))));
         let facts = Facts {
             driver: instance.vm_type.clone(),
             ssh_address: address,
@@ -264,7 +294,7 @@ impl Boot {
         let probes = user_probes::of(&instance.config)?;
         let mounts = Arc::new(Mounts::of(&instance.config));
         let (config, returned) = (Arc::new(instance.config.clone()), AtomicBool::new(false));
-        Ok(Prepared { driver, facts, config, line, mounts, returned, push, probes })
+        Ok(Prepared { driver, facts, config, line, mounts, returned, push, probes, parcel: None })
     }
 
     fn login(&self, address: &str, instance: &Instance, identity: Identity) -> Login {
@@ -282,18 +312,23 @@ impl Boot {
     }
 }
 
-/// Tells the driver of one more disk.
-async fn with_data_disk(driver: &Arc<dyn Driver>, mut instance: Instance, disk: Option<DataDisk>) -> Result<Instance> {
-    let Some(disk) = disk else { return Ok(instance) };
+/// Tells the driver of one more disk; where it takes none, returns the file that is to be among those of cidata.
+async fn with_archive(
+    driver: &Arc<dyn Driver>,
+    mut instance: Instance,
+    disk: Option<DataDisk>,
+) -> Result<(Instance, Option<PathBuf>)> {
+    let Some(disk) = disk else { return Ok((instance, None)) };
     let info = driver.info();
+    if info.features.own_images {
+        let why = format!("the {} driver cannot give its archive to a guest", info.name);
+        return Err(Error::unsupported("containerd", why));
+    }
     if !info.features.data_disks {
-        return Err(Error::unsupported(
-            "containerd",
-            format!("the {} driver cannot give its archive to a guest", info.name),
-        ));
+        return Ok((instance, Some(disk.path)));
     }
     instance.data_disks = vec![disk];
-    Ok(driver.configure(instance).await?)
+    Ok((driver.configure(instance).await?, None))
 }
 
 /// Whether a running VM was started with another type of mounts than lima.yaml has now.

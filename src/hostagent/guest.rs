@@ -63,7 +63,8 @@ impl Company {
         tasks.spawn(jobs::keep(Arc::clone(&line), dir.to_owned()));
         tasks.spawn(keep(Arc::clone(&line), tell.clone()));
         let wishes = forward::Wishes::of(prepared);
-        tasks.spawn(forward::run(wishes, forward::Company { line, scene: look, forwards: forwards_to, tell }));
+        let own = Some(forward::Own::new(Arc::clone(&prepared.driver), dir));
+        tasks.spawn(forward::run(wishes, forward::Company { line, own, scene: look, forwards: forwards_to, tell }));
         Some(Self { news, forwards, scene, _tasks: tasks })
     }
 
@@ -89,7 +90,8 @@ async fn keep(line: Arc<Line>, tell: mpsc::Sender<Event>) {
 /// The host, the guest itself, and then what lima.yaml says, which may say otherwise.
 fn names(home: &Home, prepared: &Prepared, line: &Line) -> Names {
     let HostResolver { ipv6, hosts, .. } = prepared.config.host_resolver.clone().unwrap_or_default();
-    let own = [("host.lima.internal", GATEWAY), (line.login().alias.as_str(), ADDRESS)];
+    let login = line.login();
+    let own = [("host.lima.internal", GATEWAY), (login.alias.as_str(), ADDRESS)];
     let given = hosts.iter().flatten().map(|(name, target)| (name.as_str(), target.as_str()));
     let hosts = Hosts::new(own.into_iter().chain(given));
     Names::new(hosts, home.clone(), ipv6 == Some(true))

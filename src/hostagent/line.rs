@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use limafs_driver::SshLogin;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,7 +17,8 @@ use super::state::Event;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Line {
-    login: Login,
+    /// Another one when the VM turns out to be elsewhere.
+    login: Mutex<Arc<Login>>,
     /// Shared by callers; each makes its own channels in it.
     session: watch::Sender<Option<Arc<Session>>>,
     begun: watch::Sender<bool>,
@@ -25,11 +28,19 @@ pub struct Line {
 
 impl Line {
     pub fn new(login: Login) -> Self {
+        let login = Mutex::new(Arc::new(login));
         Self { login, session: watch::Sender::new(None), begun: watch::Sender::new(false), nudged: Notify::new() }
     }
 
-    pub fn login(&self) -> &Login {
-        &self.login
+    pub fn login(&self) -> Arc<Login> {
+        Arc::clone(&self.login.lock())
+    }
+
+    /// From now on the guest is where its driver says.
+    pub fn lead_to(&self, place: &SshLogin) {
+        let SshLogin { address, port, user } = place.clone();
+        let mut login = self.login.lock();
+        *login = Arc::new(Login { address, port, user, ..Login::clone(&login) });
     }
 
     /// From now on there is to be a session.
@@ -107,7 +118,7 @@ impl Line {
     async fn open(&self, tell: &mpsc::Sender<Event>) {
         let late = Instant::now() + PATIENCE;
         let mut sessions = self.session.subscribe();
-        let mut probe = Probe::new(self.login.clone());
+        let mut probe = Probe::new(Login::clone(&self.login()));
         let mut told = false;
         let mut last = Fault::Unreachable("no answer".into());
         loop {

@@ -85,6 +85,22 @@ pub fn run(home: Home, name: Name, adopt: bool) -> Result<()> {
     result.map(|_| ())
 }
 
+/// Has the driver of an instance at rest remove what it keeps outside the instance directory. The caller holds the lock.
+pub fn remove(home: Home, name: &Name) -> Result<()> {
+    let dir = home.instance(name)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("the runtime", error))?;
+    runtime.block_on(async {
+        let registry = Registry::of_process();
+        let host = Host { drivers: registry.names(), ..Host::detect()? };
+        let boot = boot::Boot { home, name: name.clone(), dir: dir.clone(), host, registry };
+        let prepared = boot.recover(store::record(&dir).as_ref()).await?;
+        Ok(prepared.driver.delete().await?)
+    })
+}
+
 /// What the life of a hostagent is made of.
 struct Life {
     name: Name,

@@ -7,6 +7,7 @@
 
 pub mod ansible;
 pub mod copies;
+pub mod deliver;
 mod lines;
 pub mod probe;
 pub mod user_probes;
@@ -20,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::line::Line;
 use super::mounts::{self, Mounts};
@@ -37,6 +38,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 /// How often the number of tries is told anew.
 const RETELL: Duration = Duration::from_secs(5);
+/// Between two attempts of a driver's at what our ssh needs.
+const INTRODUCE: Duration = Duration::from_secs(2);
 const FOR_SSH: &str = "waiting for ssh";
 
 type Tell = mpsc::Sender<Event>;
@@ -49,8 +52,10 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
     };
     let mut guest = lines::Guest::new(&prepared.facts.iid, lines);
     say(tell, Event::Step(Step::named(FOR_SSH))).await;
-    let session = reach(line.login(), &mut guest, prepared.push, tell).await;
-    if let Err(error) = session.trust(line.login()) {
+    introduce(prepared, tell).await;
+    let login = line.login();
+    let session = reach(&login, &mut guest, prepared.push, tell).await;
+    if let Err(error) = session.trust(&login) {
         tracing::warn!("{error}");
     }
     prepared.mounts.begin_anew();
@@ -66,12 +71,32 @@ pub async fn await_guest(prepared: &Prepared, lines: mpsc::Receiver<String>, tel
         say(tell, Event::Step(Step::named("waiting for cloud-init"))).await;
         failures = finish(line, &mut guest, tell).await;
     }
+    if let Some(parcel) = prepared.parcel.as_ref().filter(|_| !prepared.is_plain()) {
+        failures.extend(deliver::run(parcel, line, tell).await);
+    }
     await_mounts(&prepared.mounts, tell).await;
-    let dir = line.login().known_hosts.parent().unwrap_or(Path::new("/"));
-    failures.extend(ansible::run(&prepared.config, dir, &line.login().alias, tell).await);
+    let dir = login.known_hosts.parent().unwrap_or(Path::new("/"));
+    failures.extend(ansible::run(&prepared.config, dir, &login.alias, tell).await);
     failures.extend(user_probes::run(&prepared.probes, line, user_probes::LIMITS, tell).await);
     failures.extend(copies::run(&prepared.config, line, tell).await);
     say(tell, Event::Done(failures)).await;
+}
+
+/// Has the driver of a VM that is not of our making do what our ssh needs, as often as it takes.
+async fn introduce(prepared: &Prepared, tell: &Tell) {
+    let late = Instant::now() + PATIENCE;
+    let (mut tries, mut told) = (0, false);
+    while let Err(error) = prepared.driver.additional_setup_for_ssh().await {
+        tries += 1;
+        tracing::info!("{error}");
+        say(tell, Event::Step(Step { detail: tried(tries, &error), ..Step::named(FOR_SSH) })).await;
+        if !told && Instant::now() >= late {
+            told = true;
+            say(tell, Event::Late(format!("the guest is not ready after {} min: {error}", PATIENCE.as_secs() / 60)))
+                .await;
+        }
+        sleep(INTRODUCE).await;
+    }
 }
 
 /// Waits until it is known how the mounts are. Told on the way of the other events, so that an instance that lacks one is

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use russh::ChannelMsg;
 use russh::client::{self, Handle};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKey};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -30,6 +30,8 @@ use judge::Judge;
 
 /// At most this much of what a command prints is kept.
 const OUTPUT_MAX: usize = 16 << 10;
+/// Read at once: two packets. The protocol is read in smaller parts otherwise.
+const READ: usize = 64 << 10;
 /// How often a silent guest is asked whether it is there; three times without an answer ends the session.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -126,7 +128,7 @@ async fn open(login: &Login, socket: TcpStream) -> Result<Session, Fault> {
         keepalive_max: 3,
         ..client::Config::default()
     };
-    let connected = client::connect_stream(Arc::new(config), stream, judge).await;
+    let connected = client::connect_stream(Arc::new(config), BufReader::with_capacity(READ, stream), judge).await;
     let key = seen.lock().take();
     let mut handle = match (connected, &key) {
         (_, Some(key)) if !pinned.allows(key) => return Err(Fault::HostKey(login.known_hosts.clone())),

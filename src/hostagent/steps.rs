@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use super::facts::Facts;
 use super::line::Line;
 use super::mounts::{self, Mounts};
+use super::ready::deliver::Parcel;
 use super::ready::user_probes::UserProbe;
+use super::ssh::Login;
 use super::state::Event;
 use crate::error::Result;
 use crate::store::Record;
@@ -32,6 +34,8 @@ pub struct Prepared {
     pub push: bool,
     /// What lima.yaml itself asks the guest before it counts as ready.
     pub probes: Vec<UserProbe>,
+    /// What a guest is to be given over ssh that gets no disk of ours.
+    pub parcel: Option<Parcel>,
 }
 
 impl Prepared {
@@ -46,11 +50,13 @@ impl Prepared {
             driver: Arc::clone(&self.driver),
             facts: self.facts.clone(),
             config: Arc::clone(&self.config),
-            line: self.line.as_ref().map(|line| Arc::new(Line::new(line.login().clone()))),
+            line: self.line.as_ref().map(|line| Arc::new(Line::new(Login::clone(&line.login())))),
             mounts: Arc::clone(&self.mounts),
             returned: AtomicBool::new(true),
             push: false,
             probes: self.probes.clone(),
+            // It was given it before.
+            parcel: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use limafs_driver::{Driver, Vm};
+use limafs_driver::{Driver, SshLogin, Vm};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::actor::Actor;
 use super::display;
 use super::guest::{Company, Scene};
+use super::ssh;
 use super::state::{Action, Call, Phase};
 use super::steps::Prepared;
 use super::wishes;
@@ -28,6 +29,8 @@ const KILL: Duration = Duration::from_secs(30);
 /// The memory of a large VM goes to a slow disk; drivers have limits of their own.
 const SAVE: Duration = Duration::from_secs(1000);
 const LAUNCH: Duration = Duration::from_secs(60);
+/// For a VM whose driver waits for its address.
+const LAUNCH_ELSEWHERE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
@@ -38,16 +41,20 @@ pub enum Slot {
     Kill,
     /// The guest takes up what was added.
     Online,
+    Window,
 }
 
 /// What a task ended with.
 pub enum Done {
     Prepared(Box<Prepared>),
-    Launched(Vm),
+    /// And where its guest is, where that is known only now.
+    Launched(Vm, Option<SshLogin>),
     Called(Call, std::result::Result<(), Refusal>),
     /// And whether the VM's memory is saved.
     Ended(std::result::Result<(), String>, bool),
     Ready,
+    /// What somebody cannot do, as in `Event::Trouble`.
+    Trouble(&'static str, Vec<String>),
 }
 
 #[derive(Default)]
@@ -94,6 +101,22 @@ impl Tasks {
     }
 }
 
+/// Where the guest of a running VM is, where its driver learns that only then. It may know more than the address.
+pub async fn place(prepared: &Prepared) -> Result<Option<SshLogin>> {
+    let driver = &prepared.driver;
+    let Some(line) = prepared.line.as_ref().filter(|_| driver.info().features.dynamic_ssh_address) else {
+        return Ok(None);
+    };
+    if let Some(place) = driver.ssh_login().await? {
+        return Ok(Some(place));
+    }
+    let (address, login) = (driver.ssh_address().await?, line.login());
+    match address.is_empty() {
+        true => Err(Error::failed("the guest's address", "its driver does not say it")),
+        false => Ok(Some(SshLogin { address, port: login.port, user: login.user.clone() })),
+    }
+}
+
 impl Actor {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
@@ -121,17 +144,46 @@ impl Actor {
     fn launch(&mut self) {
         let Some(prepared) = self.prepared.clone() else { return };
         let dir = self.dir.clone();
-        let limit = if self.machine.suspended { SAVE } else { LAUNCH };
+        let is_elsewhere = prepared.driver.info().features.dynamic_ssh_address;
+        let limit = match (self.machine.suspended, is_elsewhere) {
+            (true, _) => SAVE,
+            (false, true) => LAUNCH_ELSEWHERE,
+            (false, false) => LAUNCH,
+        };
         self.tasks.spawn(Slot::Boot, async move {
-            let late = || Error::Timeout { what: "starting the VM".into(), seconds: limit.as_secs() };
+            let late = |_| Error::Timeout { what: "starting the VM".into(), seconds: limit.as_secs() };
             let starting = async {
                 let vm = prepared.driver.start().await?;
                 display::open(&*prepared.driver, &prepared.config, &dir).await?;
-                Ok::<_, Error>(vm)
+                Ok::<_, Error>((vm, place(&prepared).await?))
             };
-            let vm = timeout(limit, starting).await.map_err(|_| late())??;
+            let (vm, place) = timeout(limit, starting).await.map_err(late)??;
             wishes::list(&*prepared.driver, &dir).await;
-            Ok(Done::Launched(vm))
+            Ok(Done::Launched(vm, place))
+        });
+    }
+
+    /// Takes in where the guest is.
+    pub(super) fn locate(&mut self, prepared: &Prepared, place: &SshLogin) {
+        (self.facts.ssh_address, self.facts.ssh_local_port) = (place.address.clone(), place.port);
+        let Some(line) = &prepared.line else { return };
+        line.lead_to(place);
+        if let Err(error) = ssh::config::write(&line.login()) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Has the driver open the VM's window, where one is wanted: it may stay in that call for as long as the window does.
+    pub(super) fn open_window(&mut self) {
+        let Some(prepared) = self.prepared.clone() else { return };
+        let display = prepared.config.video.as_ref().and_then(|video| video.display.as_deref()).unwrap_or_default();
+        if matches!(display, "" | "none") || !prepared.driver.info().features.can_run_gui {
+            return;
+        }
+        self.tasks.spawn(Slot::Window, async move {
+            let failed = prepared.driver.run_gui().await.err();
+            let what = failed.map(|error| format!("the VM has no window: {error}"));
+            Ok(Done::Trouble("window", what.into_iter().collect()))
         });
     }
 
@@ -240,7 +292,8 @@ impl Actor {
         self.wished = None;
         // Whoever waits is told that the hostagent has nothing more to say.
         self.asker = None;
-        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill | Slot::Online));
+        let of_vm = |slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill | Slot::Online | Slot::Window);
+        self.tasks.abandon(of_vm);
         self.vm = None;
         self.facts.driver_pid = None;
         self.facts.accelerator = None;

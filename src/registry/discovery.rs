@@ -56,6 +56,12 @@ impl Places {
         prefixes.flat_map(|prefix| STANDARD.map(|dir| prefix.join(dir)))
     }
 
+    /// All directories that are looked through, in that order.
+    #[cfg(feature = "machine")]
+    pub fn dirs(&self) -> impl Iterator<Item = PathBuf> {
+        self.elements().chain(self.standard())
+    }
+
     /// The elements of the variable; empty ones mean nothing.
     fn elements(&self) -> impl Iterator<Item = PathBuf> {
         env::split_paths(&self.path).filter(|element| !element.as_os_str().is_empty())

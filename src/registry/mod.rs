@@ -2,6 +2,8 @@
 //! features; programs are found as Lima finds them, and run only when they are asked or used.
 
 mod discovery;
+#[cfg(feature = "machine")]
+mod plugins;
 mod safety;
 mod trial;
 
@@ -22,6 +24,12 @@ type Make = fn() -> Arc<dyn Driver>;
 const BUILT_IN: &[(&str, Make)] = &[
     #[cfg(feature = "qemu")]
     ("qemu", || Arc::new(limafs_driver_qemu::Qemu::new())),
+    #[cfg(feature = "vz")]
+    ("vz", || Arc::new(limafs_driver_vz::Vz::vfkit())),
+    #[cfg(feature = "vz")]
+    ("krunkit", || Arc::new(limafs_driver_vz::Vz::krunkit())),
+    #[cfg(feature = "wsl2")]
+    ("wsl2", || Arc::new(limafs_driver_wsl2::Wsl2::new())),
     #[cfg(feature = "fake")]
     ("fake", || Arc::new(limafs_driver_fake::Fake::new())),
 ];
@@ -49,6 +57,8 @@ impl Registry {
         match (built_in(own), found.into_iter().find(|driver| driver.name == own).map(|driver| driver.place)) {
             (Some(driver), _) => Ok(driver),
             (None, Some(Place::Program(program))) => Ok(Arc::new(Remote::new(own, program, Some(dir.to_owned())))),
+            #[cfg(feature = "machine")]
+            (None, Some(Place::Plugin(program))) => Ok(plugins::driver(own, &program)),
             (None, _) => Err(Error::failed("vmType", format!("the driver {own:?} went away"))),
         }
     }
@@ -110,6 +120,14 @@ impl Source for Registry {
                 all.push(Found { name, place: Place::Program(path), refused, words: None });
             }
         }
+        #[cfg(feature = "machine")]
+        for (name, path) in plugins::find(&self.places) {
+            if all.iter().all(|known| known.name != name) {
+                let driver = plugins::driver(&name, &path);
+                let words = Some(Words { about: driver.about(), info: driver.info() });
+                all.push(Found { name, place: Place::Plugin(path), refused: None, words });
+            }
+        }
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -123,6 +141,10 @@ impl Source for Registry {
             (Some(why), ..) => trial::refused(why),
             (None, Place::BuiltIn, Some(driver)) => trial::built_in(driver).await,
             (None, Place::Program(program), _) => trial::program(program).await,
+            #[cfg(feature = "machine")]
+            (None, Place::Plugin(program), _) => trial::built_in(plugins::driver(&found.name, program)).await,
+            #[cfg(not(feature = "machine"))]
+            (None, Place::Plugin(_), _) => trial::refused("plugins are not built in"),
             (None, Place::BuiltIn, None) => trial::refused("it is not built in"),
         }
     }

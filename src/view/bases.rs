@@ -1,6 +1,6 @@
 //! What a document is built upon, gathered when it is defined: read from this host or downloaded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::commands::blocking;
@@ -24,8 +24,18 @@ pub enum Patience {
 
 /// The document that stands alone, as it is to be stored.
 pub async fn embedded(home: &Home, snapshot: &Snapshot, text: Vec<u8>, patience: Patience) -> Result<Vec<u8>> {
-    let gathered = tokio::time::timeout(DEADLINE, gather(home, snapshot, text, patience)).await;
-    gathered.unwrap_or_else(|_| {
+    let is_new = matches!(snapshot.definition, Definition::Draft);
+    in_time(gather(home, &snapshot.host.user.home, is_new, text, patience)).await
+}
+
+/// The same for an instance that somebody else makes; `user` is the directory of the user.
+#[cfg(feature = "machine")]
+pub async fn stand_alone(home: &Home, user: &Path, text: Vec<u8>) -> Result<Vec<u8>> {
+    in_time(gather(home, user, true, text, Patience::Waits)).await
+}
+
+async fn in_time(gathering: impl Future<Output = Result<Vec<u8>>>) -> Result<Vec<u8>> {
+    tokio::time::timeout(DEADLINE, gathering).await.unwrap_or_else(|_| {
         Err(Error::Timeout { what: "fetching what lima.yaml is built upon".into(), seconds: DEADLINE.as_secs() })
     })
 }
@@ -42,13 +52,11 @@ pub fn without_places(error: Error) -> Error {
     Error::Document(faults.into_iter().map(told).collect())
 }
 
-async fn gather(home: &Home, snapshot: &Snapshot, text: Vec<u8>, patience: Patience) -> Result<Vec<u8>> {
-    let user = snapshot.host.user.home.clone();
-    let is_new = matches!(snapshot.definition, Definition::Draft);
+async fn gather(home: &Home, user: &Path, is_new: bool, text: Vec<u8>, patience: Patience) -> Result<Vec<u8>> {
     let first = if is_new { first(home).await? } else { None };
     let mut library = Library::new();
     loop {
-        let (text, user, first, known) = (text.clone(), user.clone(), first.clone(), library.clone());
+        let (text, user, first, known) = (text.clone(), user.to_owned(), first.clone(), library.clone());
         match blocking(move || embed::embed(&text, first.as_deref(), &user, &known)).await? {
             Step::Done(text) => return Ok(text),
             Step::Fetch(Request { place: Place::Url(url), .. }) if patience == Patience::Hurries => {

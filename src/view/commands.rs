@@ -109,6 +109,10 @@ impl View {
         may_be_deleted(&snapshot)?;
         let lock = take_lock(&snapshot).await?;
         let (home, dir) = (self.0.home.clone(), snapshot.dir);
+        if dir.join(names::MACHINE_DIR).exists() {
+            // Only its driver can remove what is elsewhere.
+            agent::remove_machine(&home, &name).await?;
+        }
         blocking(move || store::delete(&home, &dir)).await?;
         drop(lock);
         self.0.tree.lock().remove(key);

@@ -330,7 +330,7 @@ fn is_recorded(snapshot: &Snapshot) -> bool {
 /// Whether the pid file of a driver, Lima's or ours, names a process. It may be another one by now, which the driver
 /// finds out.
 fn has_driver(dir: &Path) -> bool {
-    ["qemu.pid", "fake.pid", "vz.pid"].iter().any(|file| {
+    ["qemu.pid", "fake.pid", "vz.pid", "krunkit.pid", "wsl2.pid"].iter().any(|file| {
         let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
         text.trim().parse::<u32>().is_ok_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
     })

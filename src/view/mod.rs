@@ -49,6 +49,8 @@ use parking_lot::Mutex;
 
 pub use announce::Kernel;
 pub use attr::{Attr, Kind};
+#[cfg(feature = "machine")]
+pub use bases::stand_alone;
 pub use guest::Guests;
 pub use handle::{Fh, Opened, Readiness};
 pub use ino::Ino;

@@ -359,6 +359,14 @@ impl Snapshot {
         }
     }
 
+    /// Of the guest's ssh, as far as it is known.
+    pub fn ssh_address(&self) -> &str {
+        match &self.live {
+            Live::Agent(status) if !status.ssh_address.is_empty() => &status.ssh_address,
+            _ => "127.0.0.1",
+        }
+    }
+
     pub fn ssh_local_port(&self) -> u16 {
         match &self.live {
             Live::Agent(status) => status.ssh_local_port,

@@ -25,6 +25,7 @@ mod semantics;
 mod templates;
 mod users;
 mod waits;
+mod words;
 
 use std::process::ExitCode;
 
@@ -52,5 +53,6 @@ fn main() -> ExitCode {
     all.extend(drivers::cases());
     all.extend(outside::cases());
     all.extend(images::cases());
+    all.extend(words::cases());
     common::run("mounted", common::suite::lacks_fuse(), 2, all)
 }

@@ -15,6 +15,7 @@ const FILE: &str = "lima-driver-outside";
 pub fn cases() -> Vec<Case> {
     cases![needing(lacks_program):
         an_outside_driver_runs_an_instance_like_a_built_in_one,
+        what_an_outside_driver_says_once_it_knows_the_instance_counts,
         h07_a_hostagent_that_comes_back_finds_driver_and_vm,
         h07_a_new_mount_finds_driver_and_vm,
         h11_a_driver_replaced_on_disk_is_used_at_the_next_start,
@@ -100,15 +101,25 @@ fn an_outside_driver_runs_an_instance_like_a_built_in_one() -> Outcome {
     Ok(())
 }
 
+fn what_an_outside_driver_says_once_it_knows_the_instance_counts() -> Outcome {
+    let (fleet, _) = with_instance()?;
+    let told = "vmOpts: {fake: {info: {vsockPort: 2222, features: {noCloudInit: true}}}}\n";
+    fleet.create_over("foo", &format!("{}{told}", FAKE.replace("fake", "outside")))?;
+    start(&fleet)?;
+    let env = fs::read_to_string(fleet.home.join("foo/cidata/lima.env"))?;
+    ensure!(env.contains("LIMA_CIDATA_VSOCK_PORT=2222\n"), "{env}");
+    Ok(())
+}
+
 fn h07_a_hostagent_that_comes_back_finds_driver_and_vm() -> Outcome {
     let (fleet, _) = with_instance()?;
     let (driver, vm) = start(&fleet)?;
     let hostagent = fleet.hostagent("foo").ok_or("no hostagent")?;
     procs::signal(hostagent, Signal::KILL);
     wait_until("another hostagent", secs(10), || fleet.hostagent("foo").is_some_and(|pid| pid != hostagent))?;
-    fleet.wait_state("foo", "Running", secs(10))?;
-    same!(servers(&fleet), [driver]);
-    same!(fleet.vm("foo"), Some(vm));
+    // Until the new one speaks, the state is the old one's last word.
+    wait_until("the same VM", secs(10), || fleet.vm("foo") == Some(vm))?;
+    same!((fleet.state("foo").as_str(), servers(&fleet)), ("Running", vec![driver]));
     fleet.ok("echo stop > foo/state")?;
     fleet.wait_state("foo", "Stopped", secs(20))?;
     wait_until("VM and driver are gone", secs(10), || !procs::is_alive(vm) && servers(&fleet).is_empty())
@@ -119,9 +130,8 @@ fn h07_a_new_mount_finds_driver_and_vm() -> Outcome {
     let (driver, vm) = start(&fleet)?;
     fleet.kill_daemon()?;
     fleet.mount()?;
-    fleet.wait_state("foo", "Running", secs(10))?;
-    wait_until("the same VM", secs(5), || fleet.vm("foo") == Some(vm))?;
-    same!(servers(&fleet), [driver]);
+    wait_until("the same VM", secs(10), || fleet.vm("foo") == Some(vm))?;
+    same!((fleet.state("foo").as_str(), servers(&fleet)), ("Running", vec![driver]));
     Ok(())
 }
 

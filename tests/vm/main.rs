@@ -15,8 +15,10 @@ mod guestagent;
 mod jobs;
 mod kills;
 mod life;
+mod machine;
 mod mounts;
 mod networks;
+mod outside;
 mod provision;
 
 use std::process::ExitCode;
@@ -33,7 +35,9 @@ fn main() -> ExitCode {
     all.extend(jobs::cases());
     all.extend(kills::cases());
     all.extend(life::cases());
+    all.extend(machine::cases());
     all.extend(networks::cases());
+    all.extend(outside::cases());
     all.extend(guestagent::cases());
     all.extend(forwards::cases());
     all.extend(foreign::cases());

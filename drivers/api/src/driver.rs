@@ -176,6 +176,12 @@ pub trait Driver: Send + Sync {
         Ok("127.0.0.1".into())
     }
 
+    /// Where and as whom to log in to the VM that runs, for a driver that learns it only then
+    /// (`Features::dynamic_ssh_address`). `None` where the configuration says it.
+    async fn ssh_login(&self) -> Result<Option<SshLogin>> {
+        Ok(None)
+    }
+
     fn unsupported(&self, operation: &'static str) -> Error {
         Error::Unsupported { driver: self.info().name, operation }
     }
@@ -188,6 +194,14 @@ pub struct Vm {
     pub accelerator: Option<Accelerator>,
     /// Ends with [`VmEvent::Exited`]. Bounded; the driver drops `Boot` lines rather than wait.
     pub events: mpsc::Receiver<VmEvent>,
+}
+
+/// How a VM that was not made from our cidata is reached by ssh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshLogin {
+    pub address: String,
+    pub port: u16,
+    pub user: String,
 }
 
 /// A snapshot of an instance's disk, and of its memory when it ran.
@@ -280,6 +294,9 @@ pub struct Features {
     /// Gives the guest the instance's `data_disks`. Not Lima's.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub data_disks: bool,
+    /// Its VMs are made of images of its own; `images` and `disk` of the configuration mean nothing. Not Lima's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub own_images: bool,
     pub rosetta_enabled: bool,
     pub rosetta_bin_fmt: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]

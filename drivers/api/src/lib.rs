@@ -20,7 +20,7 @@ mod wire;
 
 pub use blob::Blob;
 pub use config::*;
-pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, Vm, VmEvent};
+pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, SshLogin, Vm, VmEvent};
 pub use error::{Error, Result};
 pub use health::{About, Health, Priority, Report};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};

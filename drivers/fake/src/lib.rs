@@ -27,7 +27,7 @@ use crate::process::Process;
 const SAVED: &str = "fake.suspended";
 
 /// How the fake VM behaves; the default is well.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Behaviour {
     /// `start` fails with these words.
@@ -59,6 +59,14 @@ pub struct Behaviour {
     pub available: Option<u64>,
     /// A running VM can be given so many processors.
     pub most_cpus: u32,
+    /// What the driver says that it is, once it knows the instance. Its name stays.
+    pub info: Info,
+    /// Where the guest's ssh is said to be while the VM runs; none is a guest without ssh.
+    pub ssh_address: String,
+    /// Is the port of ssh when the instance is configured with none.
+    pub ssh_port: u16,
+    /// `run_gui` fails with these words.
+    pub refuse_window: Option<String>,
     /// Lines for the boot channel, sent at the start.
     pub boot: Vec<String>,
 }
@@ -104,6 +112,14 @@ impl Fake {
             return serde_json::from_str(&text).map_err(|error| Error::invalid("fake.json", error.to_string()));
         }
         behaviour(&instance)
+    }
+
+    /// Leaves a line of a call that has no other effect in `fake.calls`.
+    fn note(&self, call: &str) -> Result<()> {
+        use std::io::Write;
+        let path = self.instance()?.dir.join("fake.calls");
+        let file = fs::File::options().append(true).create(true).mode(0o600).open(&path);
+        file.and_then(|mut file| writeln!(file, "{call}")).map_err(Error::io(path))
     }
 
     fn running(&self) -> Result<Option<Running>> {
@@ -156,15 +172,19 @@ impl Fake {
 #[async_trait]
 impl Driver for Fake {
     fn info(&self) -> Info {
-        Info { name: "fake".into(), ..Info::default() }
+        let told = self.state(|state| state.instance.clone()).and_then(|instance| behaviour(&instance).ok());
+        Info { name: "fake".into(), ..told.unwrap_or_default().info }
     }
 
     fn about(&self) -> About {
         About { aliases: vec!["pretend".into()], ..About::default() }
     }
 
-    async fn configure(&self, instance: Instance) -> Result<Instance> {
-        behaviour(&instance)?;
+    async fn configure(&self, mut instance: Instance) -> Result<Instance> {
+        let port = behaviour(&instance)?.ssh_port;
+        if instance.ssh_local_port == 0 {
+            instance.ssh_local_port = port;
+        }
         self.state(|state| state.instance = Some(instance.clone()));
         Ok(instance)
     }
@@ -323,9 +343,19 @@ impl Driver for Fake {
         }
     }
 
-    /// Empty: the guest has no ssh, and is ready when it runs.
+    /// Empty by default: the guest has no ssh, and is ready when it runs.
     async fn ssh_address(&self) -> Result<String> {
-        Ok(String::new())
+        let address = self.behaviour()?.ssh_address;
+        Ok(if self.running()?.is_some() { address } else { String::new() })
+    }
+
+    async fn additional_setup_for_ssh(&self) -> Result<()> {
+        self.note("additional_setup_for_ssh")
+    }
+
+    async fn run_gui(&self) -> Result<()> {
+        self.note("run_gui")?;
+        self.behaviour()?.refuse_window.map_or(Ok(()), |why| Err(Error::failed("window", why)))
     }
 }
 

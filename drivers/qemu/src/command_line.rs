@@ -284,6 +284,11 @@ fn consoles(line: &mut Line, plan: &Plan) {
         "-device",
         format!("virtserialport,bus=virtio-serial0.0,nr=1,chardev=char-boot,name={}", names::BOOT_PORT),
     );
+    line.props("-chardev", socket(plan, "char-agent", names::GUEST_AGENT_SOCK));
+    line.option(
+        "-device",
+        format!("virtserialport,bus=virtio-serial0.0,nr=2,chardev=char-agent,name={}", names::GUEST_AGENT_PORT),
+    );
 }
 
 fn extras(line: &mut Line, plan: &Plan) {

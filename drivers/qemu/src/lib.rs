@@ -166,6 +166,7 @@ impl Driver for Qemu {
                 ..Features::default()
             },
             boot_port: names::BOOT_PORT.into(),
+            virtio_port: names::GUEST_AGENT_PORT.into(),
             ..Info::default()
         }
     }
@@ -273,6 +274,11 @@ impl Driver for Qemu {
             Some(running) => running.kill().await,
             None => Ok(()),
         }
+    }
+
+    /// A VM that was started without the port has no such socket.
+    async fn forward_guest_agent(&self) -> Result<bool> {
+        Ok(!self.instance()?.dir.join(names::GUEST_AGENT_SOCK).exists())
     }
 
     async fn pause(&self) -> Result<()> {

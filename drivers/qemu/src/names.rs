@@ -33,6 +33,8 @@ pub(crate) const QMP_SOCK: &str = "qmp.sock";
 pub(crate) const OUR_QMP_SOCK: &str = "limafs.qmp.sock";
 /// Ours: the host's end of the boot channel.
 pub(crate) const BOOT_SOCK: &str = "boot.sock";
+/// The host's end of the guest agent's port, under Lima's name.
+pub(crate) const GUEST_AGENT_SOCK: &str = "ga.sock";
 pub(crate) const SERIAL_SOCK: &str = "serial.sock";
 pub(crate) const SERIAL_LOG: &str = "serial.log";
 pub(crate) const SERIALP_SOCK: &str = "serialp.sock";
@@ -41,13 +43,25 @@ pub(crate) const SERIALV_SOCK: &str = "serialv.sock";
 pub(crate) const SERIALV_LOG: &str = "serialv.log";
 
 /// Made by a running QEMU, worthless without it.
-pub(crate) const TRANSIENT: &[&str] =
-    &[QMP_SOCK, OUR_QMP_SOCK, BOOT_SOCK, SERIAL_SOCK, SERIALP_SOCK, SERIALV_SOCK, QEMU_PID, VNC_DISPLAY, VNC_PASSWORD];
+pub(crate) const TRANSIENT: &[&str] = &[
+    QMP_SOCK,
+    OUR_QMP_SOCK,
+    BOOT_SOCK,
+    GUEST_AGENT_SOCK,
+    SERIAL_SOCK,
+    SERIALP_SOCK,
+    SERIALV_SOCK,
+    QEMU_PID,
+    VNC_DISPLAY,
+    VNC_PASSWORD,
+];
 /// Begun anew by each start.
 pub(crate) const LOGS: &[&str] = &[SERIAL_LOG, SERIALP_LOG, SERIALV_LOG];
 
 /// Name of the virtio-serial port by which the guest reports its boot.
 pub(crate) const BOOT_PORT: &str = "io.limafs.boot.0";
+/// Name of the virtio-serial port of the guest agent: Lima's.
+pub(crate) const GUEST_AGENT_PORT: &str = "io.lima-vm.guest_agent.0";
 
 /// Where QEMU and the virtiofsd of a mount entry meet.
 pub(crate) fn virtiofsd_socket(dir: &Path, index: usize) -> PathBuf {

@@ -1,5 +1,6 @@
 //! Where the host finds the agent: a virtio port, vsock, or a Unix socket.
 
+use std::cell::RefCell;
 use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use std::{fmt, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener};
 
 use super::{Beginning, serve};
@@ -25,6 +26,21 @@ const HOSTS_MAX: usize = 64;
 /// How often a virtio port that nobody has opened on the host is looked at: it cannot be waited for.
 const PORT_TICK: Duration = Duration::from_millis(500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Within this the first word of a host is there that waits for us.
+const FIRST_WORD: Duration = Duration::from_millis(300);
+/// GOAWAY, as RFC 9113, 6.8 has it: no stream was taken, no error.
+const GOODBYE: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// More than the rest of any frame that the other agent had begun.
+const GOODBYES: usize = 8 << 10;
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+
+/// As much as a virtio port takes at once.
+const WRITE_MAX: usize = 32 << 10;
+
+thread_local! {
+    /// Where parts are joined that go out together.
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -110,6 +126,9 @@ async fn later(error: io::Error) {
 async fn virtio(path: &Path, agent: Agent) -> io::Result<()> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = Arc::new(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?);
+    if has_host(&file)? {
+        found(Port::of(&file)?, &agent).await;
+    }
     loop {
         if has_host(&file)?
             && let Err(error) = serve(Port::of(&file)?, Beginning::Leftovers, agent.clone()).await
@@ -117,6 +136,24 @@ async fn virtio(path: &Path, agent: Agent) -> io::Result<()> {
             tracing::debug!("host: {error}");
         }
         sleep(PORT_TICK).await;
+    }
+}
+
+/// Serves a host that was there before us: one that has begun and waits, or one that speaks with an agent which is no
+/// more and does not know it yet.
+async fn found<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(mut port: S, agent: &Agent) {
+    let mut begun = vec![0; 1 << 10];
+    let count = timeout(FIRST_WORD, port.read(&mut begun)).await.map_or(0, |read| read.unwrap_or(0));
+    begun.truncate(count);
+    if !begun.starts_with(b"PRI ") {
+        let goodbyes = GOODBYE.repeat(GOODBYES);
+        // It may be gone by now; the next one begins anew.
+        let _ = timeout(GOODBYE_LIMIT, port.write_all(&goodbyes)).await;
+    }
+    let (read, write) = tokio::io::split(port);
+    let stream = tokio::io::join(io::Cursor::new(begun).chain(read), write);
+    if let Err(error) = serve(stream, Beginning::Leftovers, agent.clone()).await {
+        tracing::debug!("host: {error}");
     }
 }
 
@@ -192,11 +229,72 @@ impl AsyncWrite for Port {
         }
     }
 
+    /// The kernel hands each call's bytes to the host as one buffer, and each part of a vector as one, too: heads of
+    /// frames go with what follows them.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        JOINED.with_borrow_mut(|joined| {
+            joined.clear();
+            for part in parts {
+                let room = WRITE_MAX - joined.len();
+                joined.extend_from_slice(&part[..part.len().min(room)]);
+            }
+            self.poll_write(cx, joined)
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(all(test, feature = "client"))]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::client;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn agent() -> Agent {
+        let (_, services) = watch::channel(Default::default());
+        Agent { runtime_dir: "/".into(), sockets: crate::ports::watch::start(LONG).unwrap(), services }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_has_begun_before_us_is_served() {
+        let (host, port) = tokio::io::duplex(1 << 20);
+        let (mut client, connection) = client::connect(host).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { drop(connection.await) });
+        tasks.spawn(async move { found(port, &agent()).await });
+        timeout(LONG, client.info()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_host_of_an_agent_that_died_is_told_and_may_begin_anew() {
+        let (mut host, port) = tokio::io::duplex(1 << 20);
+        let mut tasks = JoinSet::new();
+        // In the middle of a frame.
+        host.write_all(&[7; 100]).await.unwrap();
+        tasks.spawn(async move { found(port, &agent()).await });
+        let mut goodbyes = vec![0; GOODBYE.len() * GOODBYES];
+        timeout(LONG, host.read_exact(&mut goodbyes)).await.unwrap().unwrap();
+        assert_eq!(&goodbyes[..GOODBYE.len()], GOODBYE);
+        let (mut client, connection) = client::connect(host).await.unwrap();
+        tasks.spawn(async { drop(connection.await) });
+        timeout(LONG, client.info()).await.unwrap().unwrap();
     }
 }

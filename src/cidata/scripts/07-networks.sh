@@ -18,6 +18,8 @@ index=0
 while [ "$index" -lt "${LIMA_CIDATA_NETS:-0}" ]; do
     mac=$(field "$index" MAC) wanted=$(field "$index" INTERFACE) address=$(field "$index" ADDRESS)
     index=$((index + 1))
+    # Whoever made the network hands out its addresses.
+    [ -n "$address" ] || continue
     if ! card=$(interface "$mac"); then
         echo "limafs: there is no network card with the address $mac"
         failed=1

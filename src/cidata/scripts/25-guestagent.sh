@@ -20,13 +20,23 @@ if [ ! -x "$installed" ] || [ "$(sum "$agent")" != "$(sum "$installed")" ]; then
     updated=true
 fi
 
+# Where the host has a port of its own for it; not every kernel and every /dev has that.
+port=$LIMA_CIDATA_VIRTIO_PORT
+[ -e "/dev/virtio-ports/$port" ] || port=
+vsock=${LIMA_CIDATA_VSOCK_PORT:-0}
+if [ "$vsock" != 0 ]; then
+    modprobe vmw_vsock_virtio_transport 2>/dev/null || :
+    [ -e /dev/vsock ] || vsock=0
+fi
+set -- --virtio-port "$port" --vsock-port "$vsock" --socket-owner "$LIMA_CIDATA_UID"
+
 if [ -d /run/systemd/system ]; then
-    "$installed" install-systemd --guestagent-updated="$updated" --socket-owner "$LIMA_CIDATA_UID"
+    "$installed" install-systemd --guestagent-updated="$updated" "$@"
 elif [ -x /sbin/openrc-run ]; then
-    "$installed" install-openrc --guestagent-updated="$updated" --socket-owner "$LIMA_CIDATA_UID"
+    "$installed" install-openrc --guestagent-updated="$updated" "$@"
 else
     # Nobody here restarts what ends.
     # shellcheck disable=SC2016 # expanded by the inner shell
-    setsid sh -c 'while :; do "$0" daemon --socket-owner "$1"; sleep 1; done' "$installed" "$LIMA_CIDATA_UID" \
+    setsid sh -c 'while :; do "$0" daemon "$@"; sleep 1; done' "$installed" "$@" \
         >>/var/log/lima-guestagent.log 2>&1 </dev/null &
 fi

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Unpacks the archive with containerd, BuildKit and nerdctl, which is a disk of its own, and starts what lima.yaml asks
-# for. The archive is read only when it is another than the one that was unpacked last.
+# Unpacks the archive with containerd, BuildKit and nerdctl, which is a disk of its own or a file here, and starts what
+# lima.yaml asks for. The archive is read only when it is another than the one that was unpacked last.
 # shellcheck disable=SC2154 # the variables of lima.env
 [ "$LIMA_CIDATA_CONTAINERD_SYSTEM" = 1 ] || [ "$LIMA_CIDATA_CONTAINERD_USER" = 1 ] || exit 0
 
@@ -29,11 +29,12 @@ find_disk() {
 }
 
 unpack() {
-    disk=$(find_disk) || fail "the disk with the archive is not attached"
+    packed=$LIMA_CIDATA_MNT/nerdctl-full.tgz
+    [ -f "$packed" ] || packed=$(find_disk) || fail "the disk with the archive is not attached"
     mkdir -p "$prefix" "${mark%/*}"
     rm -f "$mark"
     # The disk is longer than the archive by what its last sector lacks.
-    head -c "$LIMAFS_ARCHIVE_SIZE" "$disk" | tar -C "$prefix" -xzf - || fail "the archive cannot be unpacked"
+    head -c "$LIMAFS_ARCHIVE_SIZE" "$packed" | tar -C "$prefix" -xzf - || fail "the archive cannot be unpacked"
     # Its units name /usr/local, and only there does systemd look for them.
     if [ "$prefix" != /usr/local ]; then
         for unit in "$prefix"/lib/systemd/system/*.service; do

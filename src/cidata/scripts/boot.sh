@@ -110,6 +110,8 @@ if [ "$(cat "$run/iid" 2>/dev/null)" != "$LIMA_CIDATA_IID" ]; then
         "$(cat "$LIMA_CIDATA_MNT/util/watch.sh")" "$(cat "$LIMA_CIDATA_MNT/etc_environment")"
 fi
 
+# There is such a directory where no cloud-init has run these.
+each provision.boot
 each boot.essential.Linux
 [ "$LIMA_CIDATA_PLAIN" = 1 ] || each boot.Linux
 each provision.dependency

@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod driver;
 mod steps;
 
 struct Told {
@@ -12,6 +13,9 @@ struct Told {
     networks: Vec<Network>,
     dns: Option<(u16, u16)>,
     boot_port: String,
+    virtio_port: String,
+    vsock_port: u32,
+    features: Features,
     scripts: BTreeMap<String, Vec<u8>>,
     ca_files: Vec<String>,
     agent: Option<Vec<u8>>,
@@ -35,6 +39,9 @@ fn told() -> Told {
         networks: vec![],
         dns: None,
         boot_port: "io.limafs.boot.0".into(),
+        virtio_port: String::new(),
+        vsock_port: 0,
+        features: Features::default(),
         scripts: BTreeMap::new(),
         ca_files: Vec::new(),
         agent: None,
@@ -55,6 +62,9 @@ impl Told {
             networks: &self.networks,
             dns: self.dns,
             boot_port: &self.boot_port,
+            virtio_port: &self.virtio_port,
+            vsock_port: self.vsock_port,
+            features: &self.features,
             boot_scripts: &self.scripts,
             ca_files: &self.ca_files,
             agent: self.agent.as_deref(),
@@ -225,6 +235,20 @@ fn a_network_is_in_the_environment_and_in_network_config() {
     let config: Value = serde_yaml::from_str(&told.text("network-config")).unwrap();
     assert_eq!(config["ethernets"]["lima0"]["addresses"][0], "192.168.104.5/24");
     assert_eq!(config["ethernets"]["eth0"]["dhcp4"], true);
+}
+
+#[test]
+fn a_network_that_hands_out_addresses_is_left_to_do_so() {
+    let network = Network { interface: "lima0".into(), mac: "52:55:55:aa:bb:cc".into(), address: String::new() };
+    let mut told = Told { networks: vec![network], ..told() };
+    let card = |told: &Told| {
+        let config: Value = serde_yaml::from_str(&told.text("network-config")).unwrap();
+        config["ethernets"]["lima0"].clone()
+    };
+    assert_eq!((&card(&told)["dhcp4"], &card(&told)["addresses"]), (&json!(true), &Value::Null));
+    assert_eq!(card(&told)["dhcp4-overrides"]["route-metric"], 100);
+    told.config.networks = Some(vec![limafs_driver::Network { metric: Some(300), ..Default::default() }]);
+    assert_eq!(card(&told)["dhcp4-overrides"]["route-metric"], 300);
 }
 
 #[test]

@@ -1,15 +1,17 @@
-//! What the guest is told: cidata.iso with keys, environment and scripts. Written only when it differs.
+//! What the guest is told: cidata.iso, or a directory of the same, with keys, environment and scripts. Written only when
+//! it differs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use limafs_driver::{Config, Driver, mac_address};
+use limafs_driver::{Config, Driver, Info, mac_address};
 
-use super::Boot;
+use super::{Boot, directory};
 use crate::cidata::{self, Archive, Guest};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::hostagent::dns;
+use crate::hostagent::ready::deliver::Parcel;
 use crate::hostagent::ssh::{keys::Identity, pin};
 use crate::names;
 use crate::store;
@@ -19,9 +21,12 @@ pub struct Given {
     pub dns: Option<dns::Ports>,
     pub networks: Vec<cidata::Network>,
     pub archive: Option<Archive>,
+    /// The archive itself, for a guest that has it from cidata.
+    pub packed: Option<PathBuf>,
 }
 
-/// Writes `cidata.iso` and `cloud-config.yaml`, and returns the instance id that the guest will report.
+/// Writes `cidata.iso`, or `cidata/` for a guest without cloud-init, and `cloud-config.yaml`, and returns the instance id
+/// that the guest will report.
 pub async fn write_cidata(
     boot: &Boot,
     driver: &dyn Driver,
@@ -31,8 +36,9 @@ pub async fn write_cidata(
 ) -> Result<String> {
     let known_hosts = boot.dir.join(names::KNOWN_HOSTS);
     let path = boot.dir.join(names::CIDATA_ISO);
+    let directory = boot.dir.join(names::CIDATA_DIR);
     forget_host_keys_of_others(&path, &known_hosts)?;
-    let boot_port = driver.info().boot_port;
+    let Info { boot_port, virtio_port, vsock_port, features, .. } = driver.info();
     let agent = super::agent::program(config).await;
     let guest = Guest {
         name: &boot.name,
@@ -43,22 +49,47 @@ pub async fn write_cidata(
         networks: &given.networks,
         dns: given.dns.map(|ports| (ports.udp, ports.tcp)),
         boot_port: &boot_port,
+        virtio_port: &virtio_port,
+        vsock_port,
+        features: &features,
         boot_scripts: &driver.boot_scripts().await?,
         ca_files: &ca_files(boot, config)?,
         agent: agent.as_deref(),
         archive: given.archive.as_ref(),
         host_env: &environment(),
     };
-    let cidata = cidata::render(&guest)?;
-    let iso = cidata::iso(&cidata.entries)?;
-    if !has_bytes(&path, &iso) {
-        store::replace(&path, &iso, 0o600)?;
+    let mut cidata = cidata::render(&guest)?;
+    if let Some(path) = &given.packed {
+        cidata.add_archive(std::fs::read(path).map_err(Error::io(path))?);
+    }
+    if features.no_cloud_init {
+        directory::replace(&directory, &cidata.entries)?;
+    } else {
+        directory::remove(&directory)?;
+        let iso = cidata::iso(&cidata.entries)?;
+        if !has_bytes(&path, &iso) {
+            store::replace(&path, &iso, 0o600)?;
+        }
     }
     if let Some(user_data) = cidata.entries.iter().find(|entry| entry.path == "user-data") {
         // For people to look at. Like the disk it may hold what `env` and `param` hold.
         store::replace(&boot.dir.join(names::CLOUD_CONFIG), &user_data.bytes, 0o400)?;
     }
     Ok(cidata.iid)
+}
+
+/// The same for a guest that gets it over ssh.
+pub async fn parcel(boot: &Boot, driver: &dyn Driver, config: &Config, identity: &Identity) -> Result<Parcel> {
+    Ok(Parcel {
+        name: boot.name.clone(),
+        config: config.clone(),
+        features: driver.info().features,
+        ssh_keys: ssh_keys(boot, config, identity),
+        agent: super::agent::program(config).await,
+        boot_scripts: driver.boot_scripts().await?,
+        ca_files: ca_files(boot, config)?,
+        host_env: environment(),
+    })
 }
 
 /// Options of `ssh:` in lima.yaml that a user's own ssh is to have.

@@ -7,27 +7,36 @@ use std::path::Path;
 use limafs_driver::{Config, File, Image};
 use tokio::sync::mpsc;
 
+use super::format;
 use crate::error::{Error, Result};
 use crate::hostagent::state::{Event, Step};
 use crate::images::{self, Progress};
 use crate::names;
 use crate::store;
 
-/// Fetches the first image that can be had of those that fit. What is there already is kept.
-pub async fn fetch(config: &Config, dir: &Path, tell: &mpsc::Sender<Event>) -> Result<()> {
-    if dir.join(names::DISK).exists() || dir.join(names::IMAGE).exists() {
+/// Fetches the first image that can be had of those that fit, in one of the driver's formats; no formats are all. What
+/// is there already is kept.
+pub async fn fetch(config: &Config, formats: &[String], dir: &Path, tell: &mpsc::Sender<Event>) -> Result<()> {
+    let path = dir.join(names::IMAGE);
+    if dir.join(names::DISK).exists() {
         return Ok(());
     }
-    let candidates = candidates(config);
+    if path.exists() {
+        return format::suit(&path, formats).await;
+    }
+    let candidates = candidates(config, formats);
     if candidates.is_empty() {
         let arch = config.arch.as_deref().unwrap_or_default();
         return Err(Error::invalid("images", format!("there is none for arch {arch}")));
     }
     let mut failures = Vec::new();
     for image in candidates {
-        match fetch_one(image, dir, tell).await {
+        let fetched = fetch_one(image, dir, tell).await;
+        let suited = if fetched.is_ok() { format::suit(&path, formats).await } else { fetched };
+        match suited {
             Ok(()) => return Ok(()),
             Err(error) => {
+                remove(&path)?;
                 tracing::warn!("{error}");
                 failures.push(error);
             }
@@ -42,13 +51,19 @@ pub async fn fetch(config: &Config, dir: &Path, tell: &mpsc::Sender<Event>) -> R
     }
 }
 
-/// Images of the instance's architecture and of the same variant as the first of them.
-fn candidates(config: &Config) -> Vec<&Image> {
+/// Images of the instance's architecture and of the same variant as the first of them; last those that are in a format
+/// which the driver does not take, as far as their names say so.
+fn candidates<'a>(config: &'a Config, formats: &[String]) -> Vec<&'a Image> {
     let images = config.images.as_deref().unwrap_or_default();
     let fits = |image: &&Image| image.arch.is_none() || image.arch == config.arch;
     let Some(first) = images.iter().find(fits) else { return vec![] };
     let kind = |image: &Image| (image.variant.clone(), image.arch_variant.clone());
-    images.iter().filter(fits).filter(|image| kind(image) == kind(first)).collect()
+    let mut images: Vec<&Image> = images.iter().filter(fits).filter(|image| kind(image) == kind(first)).collect();
+    let format = |image: &Image| image.location.as_deref().and_then(format::named);
+    images.sort_by_key(|image| {
+        !formats.is_empty() && format(image).is_some_and(|format| formats.iter().all(|known| known != format))
+    });
+    images
 }
 
 /// The image comes last: where it is, all is.
@@ -118,13 +133,31 @@ mod tests {
             image("d", "x86_64", Some("minimal")),
         ];
         let config = Config { arch: Some("x86_64".into()), images: Some(images), ..Config::default() };
-        let locations: Vec<_> = candidates(&config).iter().filter_map(|image| image.location.as_deref()).collect();
+        let locations: Vec<_> = candidates(&config, &[]).iter().filter_map(|image| image.location.as_deref()).collect();
         assert_eq!(locations, ["b", "d"]);
+    }
+
+    #[tokio::test]
+    async fn an_image_that_the_driver_takes_is_chosen_before_one_that_it_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        fs::write(at("a.vmdk"), b"KDMV").unwrap();
+        fs::write(at("b.raw"), "b").unwrap();
+        let images = vec![image(&at("a.vmdk"), "x86_64", None), image(&at("b.raw"), "x86_64", None)];
+        let config = Config { arch: Some("x86_64".into()), images: Some(images), ..Config::default() };
+        let formats = ["raw".to_owned()];
+        fetch(&config, &formats, dir.path(), &mpsc::channel(64).0).await.unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(names::IMAGE)).unwrap(), "b");
+        fs::remove_file(dir.path().join(names::IMAGE)).unwrap();
+        fs::remove_file(at("b.raw")).unwrap();
+        let error = fetch(&config, &formats, dir.path(), &mpsc::channel(64).0).await.unwrap_err().to_string();
+        assert!(error.contains("in the format vmdk") && error.contains("b.raw does not exist"), "{error}");
+        assert!(!dir.path().join(names::IMAGE).exists(), "what nobody takes stays");
     }
 
     async fn fetched(images: Vec<Image>, dir: &Path) -> Result<()> {
         let config = Config { arch: Some("x86_64".into()), images: Some(images), ..Config::default() };
-        fetch(&config, dir, &mpsc::channel(64).0).await
+        fetch(&config, &[], dir, &mpsc::channel(64).0).await
     }
 
     #[tokio::test]

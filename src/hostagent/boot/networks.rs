@@ -14,13 +14,18 @@ pub async fn join(boot: &Boot, config: &Config) -> Result<Vec<Network>> {
     blocking(move || {
         let mut joined: Vec<Network> = Vec::new();
         for network in wanted {
+            let (interface, mac) = (network.interface.unwrap_or_default(), network.mac_address.unwrap_or_default());
+            if network.vz_nat == Some(true) {
+                // The hypervisor's own; drivers without it have refused it by now.
+                joined.push(Network { interface, mac, address: String::new() });
+                continue;
+            }
             let (address, prefix) = usernet::join(&home, network.lima.as_deref().unwrap_or_default(), &name)?;
             let address = format!("{address}/{prefix}");
             if joined.iter().any(|other| other.address == address) {
                 return Err(Error::invalid("networks", "an instance can be in a network once"));
             }
-            let interface = network.interface.unwrap_or_default();
-            joined.push(Network { interface, mac: network.mac_address.unwrap_or_default(), address });
+            joined.push(Network { interface, mac, address });
         }
         Ok(joined)
     })

@@ -1,8 +1,22 @@
-//! The host port of the guest's ssh. Only ever on 127.0.0.1.
+//! The port of the guest's ssh: one of this host's, only ever on 127.0.0.1, or the driver's own.
 
 use std::net::{Ipv4Addr, TcpListener};
 
+use limafs_driver::{Driver, Instance};
+
 use crate::error::{Error, Result};
+
+/// Where sshd of a guest listens that has an address of its own.
+const SSH: u16 = 22;
+
+/// The port of a driver that has its own: it says so when it is configured, or, as Lima's do, of the instance's status.
+pub async fn of_driver(driver: &dyn Driver, instance: &Instance) -> Result<u16> {
+    let said = match instance.ssh_local_port {
+        0 => driver.inspect_status(instance.clone()).await?.ssh_local_port,
+        port => port,
+    };
+    Ok(if said == 0 { SSH } else { said })
+}
 
 /// The port that lima.yaml asks for, or the last one, or a free one. One that was asked for is never replaced.
 pub fn choose(wanted: Option<i64>, last: Option<u16>) -> Result<u16> {

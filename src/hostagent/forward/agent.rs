@@ -1,5 +1,5 @@
-//! The way to the guest agent: a channel of the shared ssh session, opened again when it ends. Tells what listens in the
-//! guest and lends itself to tunnels. What the agent says is bounded and checked.
+//! The way to the guest agent: the driver's own, or a channel of the shared ssh session, opened again when it ends. Tells
+//! what listens in the guest and lends itself to tunnels. What the agent says is bounded and checked.
 
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
@@ -17,6 +17,7 @@ use tonic::Status;
 
 use super::clock;
 use super::drained::drained;
+use super::own::Own;
 use super::rules::{Listener, Proto};
 use crate::hostagent::guest::Scene;
 use crate::hostagent::line::Line;
@@ -56,6 +57,8 @@ pub struct Patience {
 pub struct Agent {
     pub patience: Patience,
     pub line: Arc<Line>,
+    /// Tried first, and in turns with ssh while there is no answer: an agent serves at one of the two.
+    pub own: Option<Own>,
     /// Of whose changes the guest is told.
     pub shares: Arc<[Share]>,
     pub scene: watch::Receiver<Scene>,
@@ -70,15 +73,16 @@ impl Agent {
     }
 
     async fn stay_connected(&self) {
-        let mut pause = PAUSE;
+        let (mut pause, mut by_ssh) = (PAUSE, self.own.is_none());
         loop {
-            let Err(why) = self.attempt().await;
+            let Err(why) = self.attempt(by_ssh).await;
             if self.heard.borrow().client.is_some() {
                 tracing::info!("the guest agent is gone: {why}");
                 pause = PAUSE;
                 self.heard.send_modify(|heard| heard.client = None);
             } else {
                 tracing::debug!("no guest agent: {why}");
+                by_ssh = self.own.is_none() || !by_ssh;
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -108,29 +112,46 @@ impl Agent {
     }
 
     /// One connection, from the dialling to its end.
-    async fn attempt(&self) -> Result<Infallible, String> {
+    async fn attempt(&self, by_ssh: bool) -> Result<Infallible, String> {
         let session = self.line.session().await;
-        let stream = session.dial_socket(SOCKET, ANSWER).await.map_err(|fault| fault.to_string())?;
-        self.over(stream).await
+        let own = match &self.own {
+            Some(own) if !by_ssh => own.dial(ANSWER).await?,
+            _ => None,
+        };
+        match own {
+            Some(stream) => tokio::select! {        // each arm ends the connection
+                ended = self.speak(stream) => ended,
+                // Whoever restarts the guest ends its agent, which that way does not tell.
+                () = session.closed() => Err("the guest's ssh is gone".into()),
+            },
+            None => {
+                let stream = session.dial_socket(SOCKET, ANSWER).await.map_err(|fault| fault.to_string())?;
+                self.over(stream).await
+            }
+        }
     }
 
-    /// The same over any stream of bytes.
+    /// The same over a stream that must not hold up those beside it.
     pub async fn over<S>(&self, stream: S) -> Result<Infallible, String>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let (stream, reading) = drained(stream);
-        let talking = async {
-            let connecting = timeout(ANSWER, client::connect(stream)).await.map_err(|_| "no answer")?;
-            let (client, connection) = connecting.map_err(|error| error.to_string())?;
-            tokio::select! {        // each arm ends the connection
-                ended = connection => Err(ended.err().map_or_else(|| "it hung up".into(), |error| error.to_string())),
-                ended = self.talk(client) => ended,
-            }
-        };
-        tokio::select! {
-            ended = talking => ended,
+        tokio::select! {        // each arm ends the connection
+            ended = self.speak(stream) => ended,
             () = reading => Err("it hung up".into()),
+        }
+    }
+
+    async fn speak<S>(&self, stream: S) -> Result<Infallible, String>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let connecting = timeout(ANSWER, client::connect(stream)).await.map_err(|_| "no answer")?;
+        let (client, connection) = connecting.map_err(|error| error.to_string())?;
+        tokio::select! {        // as above
+            ended = connection => Err(ended.err().map_or_else(|| "it hung up".into(), |error| error.to_string())),
+            ended = self.talk(client) => ended,
         }
     }
 

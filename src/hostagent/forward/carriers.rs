@@ -1,15 +1,17 @@
 //! ssh sessions that carry connections, beside the one that all share: a reader that stops holds up the session that it
 //! reads from (see `ssh::tunnel`), so each connection has a session to itself as long as there are few, and never the
-//! shared one. One idle session is kept ready.
+//! shared one. One idle session is kept ready; others stay for a while, because to open one costs the guest more than a
+//! few MiB through it do.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
 
 use super::{Socket, Work};
 use crate::hostagent::ssh::{self, Fault, Login, Session};
@@ -17,6 +19,8 @@ use crate::hostagent::ssh::{self, Fault, Login, Session};
 /// sshd of the guest has a process for each.
 const SESSIONS: usize = 8;
 const LIMIT: Duration = Duration::from_secs(10);
+/// For so long an idle session is kept beside another idle one.
+const KEPT: Duration = Duration::from_secs(60);
 const BUFFER: usize = 32 << 10;
 
 /// Where a connection goes in the guest.
@@ -33,22 +37,32 @@ pub struct Carriers {
     opening: Semaphore,
     /// Who does what nobody waits for.
     work: mpsc::Sender<Work>,
+    /// Somebody sees to it that idle sessions go.
+    parting: AtomicBool,
 }
 
 struct Carrier {
     session: Session,
     load: AtomicUsize,
+    /// When it last began or ended a connection.
+    used: Mutex<Instant>,
+}
+
+impl Carrier {
+    fn is_idle(&self) -> bool {
+        self.load.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// A place in a session, given back when dropped.
 struct Ride<'a> {
-    carriers: &'a Carriers,
+    carriers: &'a Arc<Carriers>,
     carrier: Arc<Carrier>,
 }
 
 impl Carriers {
     pub fn new(login: Login, work: mpsc::Sender<Work>) -> Self {
-        Self { login, sessions: Mutex::default(), opening: Semaphore::new(1), work }
+        Self { login, sessions: Mutex::default(), opening: Semaphore::new(1), work, parting: AtomicBool::new(false) }
     }
 
     pub fn login(&self) -> &Login {
@@ -90,11 +104,12 @@ impl Carriers {
         self.least_loaded().ok_or_else(|| Fault::Unreachable("the session ended".into()))
     }
 
-    fn least_loaded(&self) -> Option<Ride<'_>> {
+    fn least_loaded(self: &Arc<Self>) -> Option<Ride<'_>> {
         let mut sessions = self.sessions.lock();
         sessions.retain(|carrier| carrier.session.is_open());
         let carrier = Arc::clone(sessions.iter().min_by_key(|carrier| carrier.load.load(Ordering::Relaxed))?);
         carrier.load.fetch_add(1, Ordering::Relaxed);
+        *carrier.used.lock() = Instant::now();
         Some(Ride { carriers: self, carrier })
     }
 
@@ -102,7 +117,7 @@ impl Carriers {
     fn prepare_another(self: &Arc<Self>) {
         let enough = {
             let sessions = self.sessions.lock();
-            sessions.len() >= SESSIONS || sessions.iter().any(|carrier| carrier.load.load(Ordering::Relaxed) == 0)
+            sessions.len() >= SESSIONS || sessions.iter().any(|carrier| carrier.is_idle())
         };
         if enough || self.opening.available_permits() == 0 {
             return;
@@ -117,23 +132,56 @@ impl Carriers {
         }));
     }
 
+    /// Lets go of idle sessions, all but one, when they have been idle for long.
+    fn part_later(self: &Arc<Self>) {
+        if self.parting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let carriers = Arc::downgrade(self);
+        let parting = async move {
+            loop {
+                sleep(KEPT).await;
+                let Some(carriers) = carriers.upgrade() else { return };
+                if !carriers.part() {
+                    return carriers.parting.store(false, Ordering::Relaxed);
+                }
+            }
+        };
+        if self.work.try_send(Box::pin(parting)).is_err() {
+            // The next connection's end asks again.
+            self.parting.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there may be more to let go of later.
+    fn part(&self) -> bool {
+        let mut sessions = self.sessions.lock();
+        let mut idle = sessions.iter().filter(|carrier| carrier.is_idle()).count();
+        sessions.retain(|carrier| {
+            let goes = idle > 1 && carrier.is_idle() && carrier.used.lock().elapsed() >= KEPT;
+            idle -= usize::from(goes);
+            !goes
+        });
+        idle > 1
+    }
+
     async fn open(&self) -> Result<(), Fault> {
         let answered = ssh::dial(&self.login, LIMIT).await?;
         let session = ssh::enter(&self.login, answered, LIMIT).await?;
-        self.sessions.lock().push(Arc::new(Carrier { session, load: AtomicUsize::new(0) }));
+        self.sessions.lock().push(Arc::new(Carrier {
+            session,
+            load: AtomicUsize::new(0),
+            used: Mutex::new(Instant::now()),
+        }));
         Ok(())
     }
 }
 
 impl Drop for Ride<'_> {
     fn drop(&mut self) {
-        if self.carrier.load.fetch_sub(1, Ordering::Relaxed) > 1 {
-            return;
-        }
-        let mut sessions = self.carriers.sessions.lock();
-        let idle = sessions.iter().filter(|carrier| carrier.load.load(Ordering::Relaxed) == 0).count();
-        if idle > 1 {
-            sessions.retain(|carrier| !Arc::ptr_eq(carrier, &self.carrier));
+        *self.carrier.used.lock() = Instant::now();
+        if self.carrier.load.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.carriers.part_later();
         }
     }
 }

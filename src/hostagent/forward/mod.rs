@@ -11,6 +11,7 @@ mod clock;
 mod datagrams;
 mod drained;
 mod holder;
+mod own;
 mod place;
 mod post;
 mod rules;
@@ -25,6 +26,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use limafs_driver::{Config, Features, PortForward};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -34,11 +36,13 @@ use tokio_util::either::Either;
 use super::guest::Scene;
 use super::line::Line;
 use super::mounts::changes::{Share, shares};
+use super::ssh::Login;
 use super::state::Event;
 use super::steps::Prepared;
 use crate::status::Forward;
 use agent::{Agent, Heard, PATIENCE, Patience};
 use carriers::Carriers;
+pub use own::Own;
 use post::Means;
 use rules::Rules;
 use table::Table;
@@ -67,17 +71,25 @@ pub struct Wishes {
 
 impl Wishes {
     pub fn of(prepared: &Prepared) -> Self {
-        let configured = prepared.config.port_forwards.as_deref().unwrap_or_default();
+        let configured = asked(&prepared.config, &prepared.driver.info().features);
         let plain = prepared.is_plain();
         let by_ssh = std::env::var_os(BY_SSH).is_some_and(|value| value == "true" || value == "1");
-        let rules = Rules::new(configured, prepared.facts.ssh_local_port, plain);
+        let rules = Rules::new(&configured, prepared.facts.ssh_local_port, plain);
         Self { rules, plain, by_ssh, patience: PATIENCE, shares: shares(&prepared.config), idle: datagrams::IDLE }
     }
+}
+
+/// What of `portForwards` is for such a driver.
+fn asked(config: &Config, features: &Features) -> Vec<PortForward> {
+    let all = config.port_forwards.iter().flatten();
+    all.filter(|forward| !features.skip_socket_forwarding || !rules::has_guest_socket(forward)).cloned().collect()
 }
 
 /// Whom forwarding works with.
 pub struct Company {
     pub line: Arc<Line>,
+    /// The driver's way to the guest agent, which it may have.
+    pub own: Option<Own>,
     pub scene: watch::Receiver<Scene>,
     pub forwards: watch::Sender<Arc<[Forward]>>,
     pub tell: mpsc::Sender<Event>,
@@ -85,15 +97,15 @@ pub struct Company {
 
 /// Forwards for as long as it is polled, once the guest was reached.
 pub async fn run(wishes: Wishes, company: Company) {
-    let Company { line, scene, forwards, tell } = company;
+    let Company { line, own, scene, forwards, tell } = company;
     line.session().await;
     let heard = watch::Sender::new(Heard::default());
     let (plain, patience, shares) = (wishes.plain, wishes.patience, Arc::clone(&wishes.shares));
-    let forwarding = forward(wishes, line.login().clone(), heard.subscribe(), forwards);
+    let forwarding = forward(wishes, Login::clone(&line.login()), heard.subscribe(), forwards);
     match plain {
         true => forwarding.await,
         false => {
-            let agent = Agent { patience, line, shares, scene, heard, tell };
+            let agent = Agent { patience, line, own, shares, scene, heard, tell };
             tokio::join!(agent.keep(), forwarding);
         }
     }
@@ -102,7 +114,7 @@ pub async fn run(wishes: Wishes, company: Company) {
 /// The loop of the one task that has the table.
 async fn forward(
     wishes: Wishes,
-    login: super::ssh::Login,
+    login: Login,
     mut heard: watch::Receiver<Heard>,
     forwards: watch::Sender<Arc<[Forward]>>,
 ) {

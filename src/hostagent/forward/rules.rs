@@ -81,6 +81,11 @@ pub enum Fixed {
     Reverse { host: PathBuf, guest: String },
 }
 
+/// Whether a rule is of a socket in the guest, rather than of ports.
+pub fn has_guest_socket(forward: &PortForward) -> bool {
+    forward.guest_socket.as_deref().is_some_and(|socket| !socket.is_empty())
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ports {
     first: u16,
@@ -147,7 +152,7 @@ impl Rules {
     }
 
     fn add(&mut self, forward: &PortForward, is_static: bool) {
-        let has_guest_socket = forward.guest_socket.as_deref().is_some_and(|socket| !socket.is_empty());
+        let has_guest_socket = has_guest_socket(forward);
         let Some(rule) = Rule::of(forward) else { return };
         if has_guest_socket || is_static {
             self.static_ports.extend((is_static && !has_guest_socket).then_some(rule.guest));

@@ -68,6 +68,7 @@ impl Wait {
             returned: Default::default(),
             push,
             probes: vec![],
+            parcel: None,
         };
         let (tell, told) = mpsc::channel(64);
         let (lines, received) = mpsc::channel(64);

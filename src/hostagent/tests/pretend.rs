@@ -184,6 +184,7 @@ impl Pretence {
             mounts: Arc::new(Mounts::of(&driver::Config::default())),
             push: false,
             probes: vec![],
+            parcel: None,
         }
     }
 }

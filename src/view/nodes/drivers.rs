@@ -41,7 +41,7 @@ pub fn driver_info(known: &Known) -> String {
             lines.put("path", "built in");
             lines.put("version", VERSION);
         }
-        Place::Program(path) => lines.put("path", &path.to_string_lossy()),
+        Place::Program(path) | Place::Plugin(path) => lines.put("path", &path.to_string_lossy()),
     }
     if let Some(words) = known.words() {
         lines.list("aliases", words.about.aliases.iter().cloned());

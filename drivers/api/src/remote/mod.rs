@@ -138,6 +138,18 @@ impl Inner {
 
     /// Asks a server what it is and tells it the instance.
     async fn introduce(&self, line: Line) -> Result<Line> {
+        let has_extra = self.ask(&line).await?;
+        let line = if has_extra { line.with_extra() } else { line };
+        let configured = self.state(|state| state.configured.clone());
+        if let Some(instance) = configured {
+            self.send(&line, &instance).await?;
+            self.ask(&line).await?;
+        }
+        Ok(line)
+    }
+
+    /// Asks what it is, which may depend on the instance; says whether it has our service.
+    async fn ask(&self, line: &Line) -> Result<bool> {
         let answer = line.short("say what it is", line.lima.clone().info(())).await?;
         let value: Value = serde_json::from_slice(&answer.info_json).map_err(|error| self.failed(error))?;
         let has_extra = value[EXTRA_KEY].as_u64() == Some(EXTRA_VERSION);
@@ -147,15 +159,8 @@ impl Inner {
         }
         // Its program's name is what `vmType` calls it by.
         info.name = self.name.to_string();
-        let configured = self.state(|state| {
-            state.info = info;
-            state.configured.clone()
-        });
-        let line = if has_extra { line.with_extra() } else { line };
-        if let Some(instance) = configured {
-            self.send(&line, &instance).await?;
-        }
-        Ok(line)
+        self.state(|state| state.info = info);
+        Ok(has_extra)
     }
 
     /// Words of a driver that become parts of paths and scripts.
@@ -196,6 +201,7 @@ impl Inner {
                 Instance { name: instance.name, dir: instance.dir, ..configured }
             }
         };
+        self.ask(&line).await?;
         self.state(|state| state.configured = Some(whole));
         Ok(configured)
     }

@@ -152,6 +152,20 @@ async fn limas_switch_takes_tcp_through_ssh_and_leaves_udp_out() {
 }
 
 #[tokio::test]
+async fn connections_one_after_the_other_share_two_sessions() {
+    let (server, host) = listener().await;
+    let rules = vec![static_rule(server.local_addr().unwrap(), host)];
+    let mut world = World::new(Setting { rules, plain: true, ..Setting::default() }).await;
+    world.tasks.spawn(echo(server));
+    world.forwarding(host).await;
+    for round in 0..20_u32 {
+        assert_eq!(ask(host, &round.to_le_bytes()).await.unwrap(), round.to_le_bytes());
+    }
+    // One that all share, one that carries, one kept ready.
+    assert!(world.guest.connections() <= 3, "{} sessions", world.guest.connections());
+}
+
+#[tokio::test]
 async fn a_reader_that_stops_does_not_hold_up_the_next_connection() {
     let (server, host) = listener().await;
     let rules = vec![static_rule(server.local_addr().unwrap(), host)];

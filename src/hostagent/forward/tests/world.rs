@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::super::agent::Patience;
-use super::super::{Company, Rules, Wishes, run};
+use super::super::{Company, Own, Rules, Wishes, run};
 use super::agent::FakeAgent;
 use crate::hostagent::guest::Scene;
 use crate::hostagent::line::Line;
@@ -34,6 +34,8 @@ pub struct Setting {
     pub by_ssh: bool,
     pub patience: Option<Duration>,
     pub idle: Option<Duration>,
+    /// The driver's way to the agent.
+    pub own: Option<Own>,
 }
 
 pub struct World {
@@ -79,7 +81,7 @@ impl World {
             shares: Arc::from([]),
             idle: setting.idle.unwrap_or(LONG),
         };
-        tasks.spawn(run(wishes, Company { line, scene: look, forwards: forwards_to, tell }));
+        tasks.spawn(run(wishes, Company { line, own: setting.own, scene: look, forwards: forwards_to, tell }));
         Self { dir, scene, forwards, told, tasks, guest }
     }
 

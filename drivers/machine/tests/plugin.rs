@@ -1,0 +1,210 @@
+//! Plugins under our driver: a stand-in that behaves and misbehaves, and a real one of docker-machine's own library where
+//! LIMAFS_TEST_MACHINE_PLUGIN names it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use limafs_driver::{Driver, Instance, VmEvent};
+use limafs_driver_machine::Machine;
+use tempfile::TempDir;
+
+const GRACE: Duration = Duration::from_secs(60);
+/// Within this whoever waits for a plugin that misbehaves is told.
+const SOON: Duration = Duration::from_secs(14);
+
+/// The example, which `cargo test` builds beside the tests.
+fn stand_in() -> PathBuf {
+    let tests = env::current_exe().unwrap();
+    tests.parent().unwrap().parent().unwrap().join("examples/stand_in")
+}
+
+/// A program that runs the stand-in with a variable set.
+fn stand_in_with(dir: &Path, manner: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join("docker-machine-driver-stand-in");
+    let script =
+        format!("#!/bin/sh\necho $$ >'{}/pid'\nSTAND_IN={manner} exec '{}'\n", dir.display(), stand_in().display());
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn instance(dir: &Path, name: &str, options: &str) -> Instance {
+    let config = serde_json::from_str(&format!(r#"{{"vmOpts": {{"{name}": {options}}}}}"#)).unwrap();
+    let (hostname, name) = ("lima-foo".into(), "foo".into());
+    Instance { name, hostname, dir: dir.into(), config, ..Instance::default() }
+}
+
+async fn machine(dir: &TempDir, options: &str) -> Machine {
+    let program = stand_in_with(dir.path(), "well");
+    let machine = Machine::new("stand-in", program);
+    machine.configure(instance(dir.path(), "stand-in", options)).await.unwrap();
+    machine
+}
+
+fn pid(dir: &TempDir) -> i32 {
+    fs::read_to_string(dir.path().join("pid")).unwrap().trim().parse().unwrap()
+}
+
+/// Whether a process is neither there nor a zombie of ours.
+fn is_reaped(pid: i32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn exited(clean: bool) -> impl Fn(&VmEvent) -> bool {
+    move |event| matches!(event, VmEvent::Exited { clean: was, .. } if *was == clean)
+}
+
+#[tokio::test]
+async fn a_machine_is_made_stopped_started_taken_up_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = machine(&dir, r#"{"stand-in-size": 7, "stand-in-label": ["x", "y"]}"#).await;
+    machine.validate().await.unwrap();
+    assert!(machine.attach().await.unwrap().is_none(), "there is a machine before it was made");
+    machine.create().await.unwrap();
+    let mut vm = machine.start().await.unwrap();
+    let config = fs::read(dir.path().join("machine/machines/lima-foo/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!((&config["Driver"]["size"], &config["Driver"]["label"][1]), (&7.into(), &"y".into()));
+    let login = machine.ssh_login().await.unwrap().unwrap();
+    assert_eq!((login.address.as_str(), login.port, login.user.as_str()), ("127.0.0.1", 2222, "docker"));
+    machine.stop(GRACE).await.unwrap();
+    assert!(exited(true)(&vm.events.recv().await.unwrap()));
+
+    machine.create().await.unwrap();
+    let _vm = machine.start().await.unwrap();
+    let first = pid(&dir);
+    drop(machine);
+    until("the plugin outlives its host", || is_reaped(first)).await;
+    let next = self::machine(&dir, "{}").await;
+    let mut vm = next.attach().await.unwrap().expect("the machine runs");
+    next.reset().await.unwrap();
+    next.kill().await.unwrap();
+    assert!(exited(true)(&vm.events.recv().await.unwrap()));
+    assert!(next.attach().await.unwrap().is_none(), "it was killed");
+    next.kill().await.unwrap();
+    next.delete().await.unwrap();
+    assert!(!dir.path().join("machine").exists());
+    assert!(fs::read_to_string(dir.path().join("driver.stderr.log")).unwrap().contains("making lima-foo"));
+}
+
+#[tokio::test]
+async fn options_that_are_no_flags_are_refused_with_those_that_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = machine(&dir, r#"{"size": 7}"#).await.validate().await.unwrap_err().to_string();
+    assert!(error.starts_with("vmOpts.stand-in: there is no flag \"size\" (stand-in-fault, "), "{error}");
+    let error = machine(&dir, r#"{"stand-in-size": "7"}"#).await.validate().await.unwrap_err().to_string();
+    assert_eq!(error, "vmOpts.stand-in: stand-in-size must be a number");
+}
+
+#[tokio::test]
+async fn x15_a_plugin_that_misbehaves_costs_its_own_instance_an_error() {
+    let cases = [
+        (r#"{"stand-in-fault": "PreCreateCheck"}"#, "PreCreateCheck: no PreCreateCheck today"),
+        (r#"{"stand-in-fault": "Create"}"#, "Create: no Create today"),
+        (r#"{"stand-in-fault": "Create", "stand-in-manner": "die"}"#, "the plugin is gone"),
+        (r#"{"stand-in-fault": "Create", "stand-in-manner": "freeze"}"#, "it does not answer any more"),
+    ];
+    for (options, wanted) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine(&dir, options).await;
+        let begun = Instant::now();
+        let error = machine.create().await.unwrap_err().to_string();
+        assert!(error.contains(wanted), "{options}: {error}");
+        assert!(begun.elapsed() < SOON, "{options}: {:?}", begun.elapsed());
+        let last = pid(&dir);
+        drop(machine);
+        until("a plugin that misbehaved is reaped", || is_reaped(last)).await;
+        // What it left is no obstacle to the next.
+        let next = self::machine(&dir, "{}").await;
+        next.create().await.unwrap();
+        next.delete().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn x15_a_plugin_without_a_handshake_is_killed_and_reaped() {
+    let cases = [
+        ("silent", "did not say where it listens"),
+        ("dead", "it ended with exit status: 3: no hypervisor here"),
+        ("garbage", "its first line is no address: \"hello\""),
+        ("elsewhere", "its first line is no address: \"10.0.0.1:22\""),
+    ];
+    for (manner, wanted) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::new("stand-in", stand_in_with(dir.path(), manner));
+        machine.configure(instance(dir.path(), "stand-in", "{}")).await.unwrap();
+        let begun = Instant::now();
+        let health = machine.health().await;
+        assert!(health.installed && !health.healthy && health.error.contains(wanted), "{manner}: {health:?}");
+        assert!(machine.validate().await.unwrap_err().to_string().contains(wanted));
+        assert!(begun.elapsed() < 2 * SOON);
+        let last = pid(&dir);
+        until("a plugin without a handshake is reaped", || is_reaped(last)).await;
+    }
+}
+
+#[tokio::test]
+async fn h10_a_flood_on_standard_output_is_cut_and_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = machine(&dir, r#"{"stand-in-fault": "Create", "stand-in-manner": "flood"}"#).await;
+    machine.create().await.unwrap();
+    machine.start().await.unwrap();
+    let size = fs::metadata(dir.path().join("driver.stderr.log")).unwrap().len();
+    assert!(size <= 1 << 20, "{size} bytes of log");
+    machine.delete().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_that_is_stopped_by_others_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = machine(&dir, "{}").await;
+    machine.create().await.unwrap();
+    let mut vm = machine.start().await.unwrap();
+    let state = dir.path().join("machine/machines/lima-foo/state");
+    fs::write(&state, "2").unwrap();
+    assert_eq!(vm.events.recv().await, Some(VmEvent::Paused));
+    fs::write(&state, "1").unwrap();
+    assert_eq!(vm.events.recv().await, Some(VmEvent::Resumed));
+    fs::remove_file(&state).unwrap();
+    assert!(exited(false)(&vm.events.recv().await.unwrap()));
+    machine.delete().await.unwrap();
+}
+
+/// A plugin that was built with docker-machine's library: name, and where it is. Its flags begin with its name.
+#[tokio::test]
+async fn a_real_plugin_makes_a_machine() {
+    let Some(program) = env::var_os("LIMAFS_TEST_MACHINE_PLUGIN").map(PathBuf::from) else {
+        println!("SKIPPED: LIMAFS_TEST_MACHINE_PLUGIN names no docker-machine-driver-NAME");
+        return;
+    };
+    let file = program.file_name().unwrap().to_str().unwrap();
+    let name = file.strip_prefix("docker-machine-driver-").expect("a plugin's name").to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let machine = Machine::new(&name, &program);
+    assert!(machine.health().await.healthy);
+    machine.configure(instance(dir.path(), &name, r#"{"colour": 1}"#)).await.unwrap();
+    let error = machine.validate().await.unwrap_err().to_string();
+    assert!(error.contains(&format!("there is no flag \"colour\" ({name}-")), "{error}");
+    machine.configure(instance(dir.path(), &name, "{}")).await.unwrap();
+    machine.create().await.unwrap();
+    let mut vm = machine.start().await.unwrap();
+    machine.ssh_login().await.unwrap().unwrap();
+    machine.stop(GRACE).await.unwrap();
+    assert!(exited(true)(&vm.events.recv().await.unwrap()));
+    let _vm = machine.start().await.unwrap();
+    machine.kill().await.unwrap();
+    machine.delete().await.unwrap();
+    assert!(!dir.path().join("machine").exists());
+}
