@@ -294,7 +294,8 @@ impl Keeper {
     }
 
     async fn finish(self, last: VmEvent) {
-        self.inner.line.lock().await.take();
+        // Another call may have a new server by now.
+        self.inner.line.lock().await.take_if(|line| Arc::ptr_eq(&line.server, &self.line.server));
         self.line.server.end().await;
         self.over.send_replace(true);
         self.tell(last).await;
