@@ -14,6 +14,7 @@ mod jobs;
 mod kills;
 mod mounts;
 mod networks;
+mod outside;
 mod provision;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     all.extend(jobs::cases());
     all.extend(kills::cases());
     all.extend(networks::cases());
+    all.extend(outside::cases());
     all.extend(guestagent::cases());
     all.extend(forwards::cases());
     common::run("vm", common::suite::lacks_guest(), 2, all)
