@@ -53,7 +53,7 @@ pub fn run(home: &Home) -> ExitCode {
 /// All drivers, each tried.
 fn surveyed() -> Vec<Known> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_or_else(|_| Vec::new(), |runtime| runtime.block_on(Registry::of_process().survey()))
+    runtime.map_or_else(|_| Vec::new(), |runtime| runtime.block_on(Registry::of_process().survey(drivers::DEADLINE)))
 }
 
 fn is_healthy(driver: &Known) -> bool {

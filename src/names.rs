@@ -64,6 +64,9 @@ pub fn archive_id(name: &str) -> Option<&str> {
     name.strip_prefix(ARCHIVE.0)?.strip_suffix(ARCHIVE.1)
 }
 
+/// Before the name of a driver in the name of its program, wherever that is.
+pub const DRIVER_PREFIX: &str = "lima-driver-";
+
 // In the home.
 pub const CONFIG_DIR: &str = "_config";
 pub const USER_KEY: &str = "user";

@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::safety;
 use crate::host;
-use crate::names::Name;
+use crate::names::{DRIVER_PREFIX, Name};
 
-const PREFIX: &str = "lima-driver-";
 /// A list of directories and programs, as `PATH` is one.
 const VARIABLE: &str = "LIMA_DRIVERS_PATH";
 /// Below the prefix that our own program is installed under.
@@ -151,7 +150,7 @@ fn program(path: &Path) -> Option<Program> {
 
 /// What `vmType` would call it.
 fn driver_name(file: &OsStr) -> Option<String> {
-    let name = file.to_str()?.strip_prefix(PREFIX)?;
+    let name = file.to_str()?.strip_prefix(DRIVER_PREFIX)?;
     // Windows' programs are none here; other names could not be written as a vmType.
     (!name.ends_with(".exe") && Name::parse(name).is_ok()).then(|| name.to_owned())
 }

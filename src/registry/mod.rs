@@ -9,14 +9,19 @@ mod trial;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use limafs_driver::{Driver, Remote};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::drivers::{self, Choice, Found, Known, Names, Place, Source, Tried, Words};
 use crate::error::{Error, Result};
 use discovery::Places;
+
+/// So long a start waits to learn how the drivers are: one that hangs must not hold up all instances for longer.
+const CHOICE: Duration = Duration::from_secs(10);
 
 /// A value of a built-in driver for one instance.
 type Make = fn() -> Arc<dyn Driver>;
@@ -66,18 +71,20 @@ impl Registry {
     /// The driver for an instance that names none, tried out as far as the choice depends on it.
     pub async fn choose(&self) -> Choice {
         let known = self.untried();
-        if drivers::is_open(&known) { drivers::choose(&self.survey().await) } else { drivers::choose(&known) }
+        if drivers::is_open(&known) { drivers::choose(&self.survey(CHOICE).await) } else { drivers::choose(&known) }
     }
 
-    /// All drivers, each tried, all at the same time.
-    pub async fn survey(&self) -> Vec<Known> {
+    /// All drivers, tried at the same time. One that has not said how it is within `limit` stays untried.
+    pub async fn survey(&self, limit: Duration) -> Vec<Known> {
         let mut known = self.untried();
         let mut trials = JoinSet::new();
         for (index, driver) in known.iter().enumerate() {
             let (registry, found) = (self.clone(), driver.found.clone());
             trials.spawn(async move { (index, registry.try_out(found).await) });
         }
-        while let Some(done) = trials.join_next().await {
+        let deadline = Instant::now() + limit;
+        // What is late ends with the set.
+        while let Ok(Some(done)) = timeout_at(deadline, trials.join_next()).await {
             // One that fell over stays untried.
             if let Ok((index, tried)) = done {
                 known[index].tried = Some(tried);

@@ -239,3 +239,17 @@ async fn the_choice_asks_programs_and_takes_the_best() {
     assert!(choice.why.contains("highly-preferred, healthy"), "{}", choice.why);
     assert!(choice.why.contains("ill not healthy"), "{}", choice.why);
 }
+
+#[tokio::test]
+async fn one_that_hangs_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("lima-driver-hangs"), "#!/bin/sh\nexec sleep 1000\n", 0o755);
+    let answer = r#"{"health":{"installed":true,"healthy":true},"about":{"default":true,"priority":"fallback"}}"#;
+    write(&dir.path().join("lima-driver-well"), &format!("#!/bin/sh\necho '{answer}'\n"), 0o755);
+    let begun = std::time::Instant::now();
+    let known = Registry { places: places(&[dir.path()]) }.survey(Duration::from_secs(3)).await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    let of = |name: &str| known.iter().find(|driver| driver.found.name == name).unwrap();
+    assert!(of("hangs").tried.is_none());
+    assert!(of("well").health().is_some_and(|health| health.healthy));
+}

@@ -13,7 +13,7 @@ use super::images::Place;
 use super::ino::{Ino, Key};
 use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
-use super::node::NodeId;
+use super::node::{NodeId, RootBody};
 use super::tree::Rendered;
 use super::wait::Condition;
 use crate::error::Result;
@@ -128,6 +128,18 @@ pub enum Source {
     Template(String),
     Disk(String, DiskFile),
     Config(ConfigFile),
+}
+
+impl Source {
+    /// Texts that change only when a document is defined; they may come from the page cache.
+    pub fn is_steady(&self) -> bool {
+        match self {
+            Self::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml" | "effective.origins.yaml"),
+            Self::Root(id) => id.root_node().body == RootBody::Readme,
+            Self::Template(_) | Self::Config(_) => true,
+            Self::Image(_) | Self::Network(_) | Self::Driver(_) | Self::Disk(..) | Self::Snapshot(..) => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -63,7 +63,7 @@ impl View {
         let quiet = !matches!(body, Open::Draft { .. });
         // Uncommitted bytes of a draft must not reach readers through the page cache; texts that change by themselves
         // are consistent only past it.
-        let direct = !matches!(&body, Open::Text { source, .. } if is_steady(source));
+        let direct = !matches!(&body, Open::Text { source, .. } if source.is_steady());
         let fh = self.0.handles.lock().insert(ino, body);
         Ok(Opened { fh, direct, quiet })
     }
@@ -363,17 +363,6 @@ impl View {
             Open::Log(log) => Readiness { changed: false, readable: log.size() > log.seen },
             _ => Readiness { changed: false, readable: true },
         }
-    }
-}
-
-/// Texts that change only when a document is defined; they may come from the page cache.
-fn is_steady(source: &Source) -> bool {
-    match source {
-        Source::Image(_) | Source::Network(_) | Source::Driver(_) => false,
-        Source::Node(_, id) => matches!(id.node().name, "lima.yaml" | "effective.yaml" | "effective.origins.yaml"),
-        Source::Root(id) => id.root_node().body == RootBody::Readme,
-        Source::Template(_) | Source::Config(_) => true,
-        Source::Disk(..) | Source::Snapshot(..) => false,
     }
 }
 

@@ -228,7 +228,7 @@ impl Batch {
                 self.layers |= layers.into_iter().any(|layer| name == Some(OsStr::new(layer)));
             }
             Watched::Disks => self.disks = true,
-            Watched::Drivers => self.drivers = true,
+            Watched::Drivers => self.drivers |= may_change_drivers(mask, name),
             Watched::Jobs(key) => {
                 self.jobs.insert(key);
             }
@@ -270,6 +270,12 @@ impl Batch {
             },
         }
     }
+}
+
+/// Whether a driver came, went or changed, or a directory: such a place may hold much else that changes all the time.
+fn may_change_drivers(mask: EventMask, name: Option<&OsStr>) -> bool {
+    let is_driver = |name: &OsStr| name.as_encoded_bytes().starts_with(names::DRIVER_PREFIX.as_bytes());
+    mask.contains(EventMask::ISDIR) || name.is_none_or(is_driver)
 }
 
 /// The node that shows a file as a log.
