@@ -28,8 +28,17 @@ pub fn driver(name: &str) -> Result<Arc<dyn Driver>> {
     }
     match plugin(name) {
         Some(driver) => Ok(driver),
-        None => Err(Error::invalid("vmType", format!("there is no driver {name:?} ({})", names().join(", ")))),
+        None => {
+            let known: Vec<String> = names().into_iter().map(str::to_owned).chain(plugins()).collect();
+            Err(Error::invalid("vmType", format!("there is no driver {name:?} ({})", known.join(", "))))
+        }
     }
+}
+
+/// Names of docker-machine's plugins.
+#[cfg(feature = "machine")]
+fn plugins() -> Vec<String> {
+    limafs_driver_machine::find(&plugin_dirs()).into_iter().map(|(name, _)| name).collect()
 }
 
 #[cfg(feature = "machine")]
@@ -47,6 +56,11 @@ fn plugin_dirs() -> Vec<std::path::PathBuf> {
     let beside = prefix.iter().flat_map(|prefix| ["libexec/lima", "lib/lima"].map(|dir| prefix.join(dir)));
     let drivers = listed("LIMA_DRIVERS_PATH").unwrap_or_default();
     drivers.into_iter().chain(beside).chain(listed("PATH").unwrap_or_default()).collect()
+}
+
+#[cfg(not(feature = "machine"))]
+fn plugins() -> Vec<String> {
+    Vec::new()
 }
 
 #[cfg(not(feature = "machine"))]
