@@ -134,6 +134,19 @@ async fn x15_a_plugin_that_misbehaves_costs_its_own_instance_an_error() {
 }
 
 #[tokio::test]
+async fn a_stop_that_hangs_is_a_kill_over_the_same_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let machine = machine(&dir, r#"{"stand-in-fault": "Stop", "stand-in-manner": "hang"}"#).await;
+    machine.create().await.unwrap();
+    let mut vm = machine.start().await.unwrap();
+    let plugin = pid(&dir);
+    machine.stop(Duration::from_secs(1)).await.unwrap();
+    assert!(exited(true)(&vm.events.recv().await.unwrap()));
+    assert_eq!(pid(&dir), plugin, "another plugin was started");
+    machine.delete().await.unwrap();
+}
+
+#[tokio::test]
 async fn x15_a_plugin_with_a_bad_handshake_or_none_is_killed_and_reaped() {
     let cases = [
         ("silent", "did not say where it listens"),
@@ -203,6 +216,15 @@ async fn a_real_plugin_makes_a_machine() {
     machine.create().await.unwrap();
     let mut vm = machine.start().await.unwrap();
     machine.ssh_login().await.unwrap().unwrap();
+    if let Some(docker_machine) = env::var_os("LIMAFS_TEST_DOCKER_MACHINE") {
+        // It reads what is kept, and finds the same machine.
+        let dirs = format!("{}:{}", program.parent().unwrap().display(), env::var("PATH").unwrap());
+        let store = dir.path().join("machine");
+        let mut command = tokio::process::Command::new(docker_machine);
+        command.arg("-s").arg(store).args(["status", "lima-foo"]).env("PATH", dirs);
+        let output = command.output().await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "Running\n", "{output:?}");
+    }
     machine.stop(GRACE).await.unwrap();
     assert!(exited(true)(&vm.events.recv().await.unwrap()));
     let _vm = machine.start().await.unwrap();
