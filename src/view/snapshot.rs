@@ -289,6 +289,14 @@ impl Snapshot {
         }
     }
 
+    /// Where the guest's ssh is: here, unless its VM is elsewhere.
+    pub fn ssh_address(&self) -> &str {
+        match &self.live {
+            Live::Agent(status) if !status.ssh_address.is_empty() => &status.ssh_address,
+            _ => "127.0.0.1",
+        }
+    }
+
     pub fn ssh_local_port(&self) -> u16 {
         match &self.live {
             Live::Agent(status) => status.ssh_local_port,

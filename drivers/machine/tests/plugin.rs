@@ -90,6 +90,7 @@ async fn a_machine_is_made_stopped_started_taken_up_and_removed() {
     let next = self::machine(&dir, "{}").await;
     let mut vm = next.attach().await.unwrap().expect("the machine runs");
     next.reset().await.unwrap();
+    assert_eq!(vm.events.recv().await, Some(VmEvent::Reset));
     next.kill().await.unwrap();
     assert!(exited(true)(&vm.events.recv().await.unwrap()));
     assert!(next.attach().await.unwrap().is_none(), "it was killed");

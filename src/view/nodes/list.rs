@@ -38,7 +38,7 @@ fn row(snapshot: &Snapshot) -> [String; 9] {
     [
         snapshot.name.to_string(),
         snapshot.state().to_string(),
-        format!("127.0.0.1:{}", snapshot.ssh_local_port()),
+        format!("{}:{}", snapshot.ssh_address(), snapshot.ssh_local_port()),
         config.vm_type.unwrap_or_else(|| "-".into()),
         config.arch.unwrap_or_else(|| "-".into()),
         config.cpus.map_or_else(|| "-".into(), |cpus| cpus.to_string()),

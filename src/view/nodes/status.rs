@@ -45,7 +45,7 @@ pub fn status(snapshot: &Snapshot) -> String {
         line("disk", machine.disk.as_deref().unwrap_or_default());
     }
     if snapshot.state().is_live() && snapshot.ssh_local_port() != 0 {
-        line("ssh", &format!("127.0.0.1:{}", snapshot.ssh_local_port()));
+        line("ssh", &format!("{}:{}", snapshot.ssh_address(), snapshot.ssh_local_port()));
     }
     if let (Some(hostagent), driver) = snapshot.processes() {
         let vm = driver.map_or(String::new(), |pid| format!(" vm {pid}"));
@@ -150,7 +150,7 @@ fn lima_fields(snapshot: &Snapshot) -> Map<String, Value> {
     put("message", json!(message.strip_suffix('\n').unwrap_or(&message)));
     put("sshLocalPort", json!(snapshot.ssh_local_port()));
     put("sshConfigFile", json!(snapshot.dir.join(names::SSH_CONFIG)));
-    put("sshAddress", json!("127.0.0.1"));
+    put("sshAddress", json!(snapshot.ssh_address()));
     let (hostagent, driver) = snapshot.processes();
     put("hostAgentPID", json!(hostagent));
     put("driverPID", json!(driver));
