@@ -359,7 +359,7 @@ impl Snapshot {
         }
     }
 
-    /// Of the guest's ssh, as far as it is known.
+    /// Where the guest's ssh is: here, unless its VM is elsewhere.
     pub fn ssh_address(&self) -> &str {
         match &self.live {
             Live::Agent(status) if !status.ssh_address.is_empty() => &status.ssh_address,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use limafs_driver::{About, Driver, Error, Features, Health, Info, Instance, Priority, Result, SshLogin, Vm};
+use limafs_driver::{About, Driver, Error, Features, Health, Info, Instance, Priority, Result, SshLogin, Vm, VmEvent};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::flags::{self, Flag};
@@ -207,7 +207,11 @@ impl Driver for Machine {
     }
 
     async fn reset(&self) -> Result<()> {
-        self.hosted()?.act("Restart", RESTART).await
+        self.hosted()?.act("Restart", RESTART).await?;
+        if let Some(watch) = self.watched() {
+            watch.tell(VmEvent::Reset).await;
+        }
+        Ok(())
     }
 
     async fn inspect_status(&self, mut instance: Instance) -> Result<Instance> {

@@ -21,6 +21,7 @@ const MISSING: u32 = 2;
 pub struct Watch {
     shared: Arc<Shared>,
     gone: watch::Receiver<bool>,
+    events: mpsc::WeakSender<VmEvent>,
     _task: Arc<JoinSet<()>>,
 }
 
@@ -37,14 +38,14 @@ impl Watch {
         let (gone_to, gone) = watch::channel(false);
         let shared = Arc::new(Shared::default());
         let mut task = JoinSet::new();
-        let watched = Arc::clone(&shared);
+        let (watched, weak) = (Arc::clone(&shared), events.downgrade());
         task.spawn(async move {
             let last = follow(&hosted, &watched, &events, is_paused).await;
             // Nobody may be listening any more.
             let _ = events.send(last).await;
             gone_to.send_replace(true);
         });
-        (Self { shared, gone, _task: Arc::new(task) }, receiver)
+        (Self { shared, gone, events: weak, _task: Arc::new(task) }, receiver)
     }
 
     pub fn is_over(&self) -> bool {
@@ -54,6 +55,13 @@ impl Watch {
     /// From now on an end is what was wanted.
     pub fn ends(&self) {
         self.shared.ends.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells of what was done to the machine.
+    pub async fn tell(&self, event: VmEvent) {
+        if let Some(events) = self.events.upgrade() {
+            tell(&events, event).await;
+        }
     }
 
     /// Looks at once, and comes back when the end of the machine was told.
