@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tonic::codegen::{Service, http};
 
 use super::extra::Extra;
@@ -29,35 +29,68 @@ use crate::{Error, Result};
 /// Lima's: how often an idle host is asked whether it is there, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a server sees whether its socket is there.
+const LOOK: Duration = Duration::from_secs(5);
 const STREAMS_MAX: u32 = 256;
 /// For the last answers to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// A socket, and which one it is.
+pub(super) struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Door {
+    /// Whether a host can still find it.
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
+    }
+}
+
+impl Drop for Door {
+    /// A socket of another server that has come in its place stays.
+    fn drop(&mut self) {
+        if self.is_there()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!("the socket stays: {error}");
+        }
+    }
+}
+
 /// Listens at a path of which only the owner makes use; a socket that a dead server left is removed.
-pub(super) fn bind(path: &Path) -> Result<UnixListener> {
+pub(super) fn bind(path: &Path) -> Result<Door> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(Error::io(path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::io(path))?;
-    Ok(listener)
+    let inode = fs::symlink_metadata(path).map_err(Error::io(path))?.ino();
+    Ok(Door { listener, path: path.into(), inode })
 }
 
-/// Serves until SIGINT or SIGTERM and then until the calls and VMs at hand have ended. With `patience`, ends as well
-/// when nobody has connected for so long.
-pub(super) async fn serve(listener: UnixListener, host: Host, patience: Option<Duration>) -> Result<()> {
+/// Serves until SIGINT or SIGTERM and then until there is no call and no VM any more. With `patience`, ends as well
+/// when nobody has connected for so long; and when its socket is gone: Lima's host loses sight of servers.
+pub(super) async fn serve(door: Door, host: Host, patience: Option<Duration>) -> Result<()> {
     let signals = |kind| signal(kind).map_err(|error| Error::failed("signals", error));
     let (mut interrupt, mut terminate) = (signals(SignalKind::interrupt())?, signals(SignalKind::terminate())?);
     let (end, ending) = watch::channel(false);
-    let mut connections = JoinSet::new();
-    let mut alone = patience;
+    let (mut connections, mut busy) = (JoinSet::new(), host.watch_busy());
+    let begun = Instant::now();
+    let (mut alone, mut asked) = (patience.map(|patience| begun + patience), false);
+    let mut look = interval(LOOK);
     loop {
-        // Cancel-safe: signals, a listener, a JoinSet, a timer that begins anew only before the first connection.
+        // Cancel-safe: signals, a listener, a JoinSet, a watch, timers.
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            accepted = listener.accept() => match accepted {
+            _ = interrupt.recv() => asked = true,
+            _ = terminate.recv() => asked = true,
+            // Until then hosts are still accepted: one of them has to stop the VM.
+            _ = busy.wait_for(|count| *count == 0), if asked => break,
+            _ = look.tick() => asked |= !door.is_there(),
+            accepted = door.listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     alone = None;
                     connections.spawn(connection(stream, host.clone(), ending.clone()));
@@ -69,15 +102,12 @@ pub(super) async fn serve(listener: UnixListener, host: Host, patience: Option<D
                 }
             },
             Some(_) = connections.join_next() => {}
-            () = sleep(alone.unwrap_or_default()), if alone.is_some() => break,
+            () = sleep_until(alone.unwrap_or(begun)), if alone.is_some() => break,
         }
     }
-    tracing::info!("asked to end");
-    drop(listener);
+    tracing::info!("the server ends");
+    drop(door);
     end.send_replace(true);
-    let mut busy = host.watch_busy();
-    // The sender is in `host`, so that this cannot fail.
-    let _ = busy.wait_for(|count| *count == 0).await;
     // Those that do not end by then have nothing to be told.
     let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())

@@ -86,28 +86,14 @@ async fn perform(program: &OsString, command: Command, driver: Arc<dyn Driver>) 
 }
 
 async fn serve_at(socket: &Path, driver: Arc<dyn Driver>) -> Result<()> {
-    let listener = listen::bind(socket)?;
+    let door = listen::bind(socket)?;
     tracing::info!("driver {} serves at {}", driver.info().name, socket.display());
-    let served = listen::serve(listener, Host::new(driver), None).await;
-    remove(socket);
-    served
+    listen::serve(door, Host::new(driver), None).await
 }
 
 async fn announce(socket: &Path, driver: Arc<dyn Driver>) -> Result<()> {
-    let listener = listen::bind(socket)?;
+    let door = listen::bind(socket)?;
     let line = serde_json::json!({ "socketPath": socket });
-    let written = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
-    let served = match written {
-        Ok(()) => listen::serve(listener, Host::new(driver), Some(PATIENCE)).await,
-        Err(error) => Err(Error::io("standard output")(error)),
-    };
-    remove(socket);
-    served
-}
-
-fn remove(socket: &Path) {
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("the socket stays: {error}"),
-        _ => {}
-    }
+    writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush()).map_err(Error::io("standard output"))?;
+    listen::serve(door, Host::new(driver), Some(PATIENCE)).await
 }

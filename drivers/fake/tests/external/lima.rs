@@ -42,10 +42,18 @@ impl Server {
 }
 
 pub async fn connect(socket: &Path) -> DriverClient<Sender> {
-    let stream = UnixStream::connect(socket).await.unwrap();
+    connect_until(socket).await.0
+}
+
+/// With the socket, for a host that is killed: it is shut down.
+pub async fn connect_until(socket: &Path) -> (DriverClient<Sender>, std::os::unix::net::UnixStream) {
+    let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let end = stream.try_clone().unwrap();
+    let stream = UnixStream::from_std(stream).unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    DriverClient::with_origin(Sender(sender), http::Uri::from_static("http://localhost"))
+    (DriverClient::with_origin(Sender(sender), http::Uri::from_static("http://localhost")), end)
 }
 
 #[derive(Clone)]

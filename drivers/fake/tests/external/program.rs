@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use crate::bench::{Bench, is_alive, until};
-use crate::lima::{Server, connect};
+use crate::lima::{Server, connect, connect_until};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use limafs_driver::proto::driver::SetConfigRequest;
@@ -110,16 +110,52 @@ async fn a_server_that_is_asked_to_end_looks_after_its_vm_first() {
     let mut started = lima.start(()).await.unwrap().into_inner();
     assert!(started.message().await.unwrap().unwrap().success);
     signal(server.pid(), Signal::TERM);
-    until(|| std::os::unix::net::UnixStream::connect(bench.instance_dir().join("fake.drv.sock")).is_err(), "it").await;
     let pid = vm(&bench).unwrap();
     assert!(is_alive(pid) && is_alive(server.pid()));
-    // The VM's own end, which is told as Lima's does.
-    signal(pid, Signal::TERM);
-    let last = started.message().await.unwrap().unwrap();
-    assert_eq!((last.success, last.error.as_str()), (false, "told to"));
+    // Lima's host asks for the end of the VM when the server knows already that it is to end.
+    let mut stopping = connect(&bench.instance_dir().join("fake.drv.sock")).await;
+    stopping.stop(()).await.unwrap();
+    assert!(!is_alive(pid));
+    assert!(started.message().await.unwrap().unwrap().success);
     assert!(started.message().await.unwrap().is_none());
     assert!(server.0.wait().unwrap().success());
     assert!(!bench.has("fake.drv.sock"));
+}
+
+#[tokio::test]
+async fn regression_a_server_that_ends_kills_the_vm_of_a_host_that_has_gone() {
+    for stops in [false, true] {
+        let bench = Bench::fake();
+        let mut server = Server::start(&bench).await;
+        let (mut lima, connection) = connect_until(&bench.instance_dir().join("fake.drv.sock")).await;
+        let mut sent = instance(&bench, 0);
+        sent["config"]["vmOpts"] = json!({"fake": {"ignorePowerdown": true}});
+        lima.configure(SetConfigRequest { instance_config_json: sent.to_string().into_bytes() }).await.unwrap();
+        let mut started = lima.start(()).await.unwrap().into_inner();
+        assert!(started.message().await.unwrap().unwrap().success);
+        let pid = vm(&bench).unwrap();
+        let mut stopping = lima.clone();
+        let stop = tokio::spawn(async move { if stops { stopping.stop(()).await.map(drop) } else { Ok(()) } });
+        signal(server.pid(), Signal::TERM);
+        lima.info(()).await.unwrap();
+        assert!(is_alive(pid));
+        connection.shutdown(std::net::Shutdown::Both).unwrap();
+        until(|| !is_alive(pid), "the end of the VM").await;
+        assert!(server.0.wait().unwrap().success());
+        assert!(stops || stop.await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test]
+async fn regression_a_server_that_its_host_has_lost_ends() {
+    let bench = Bench::fake();
+    let mut lost = Server::start(&bench).await;
+    // Lima's host removes the socket even where it has lost the pid.
+    std::fs::remove_file(bench.instance_dir().join("fake.drv.sock")).unwrap();
+    let _new = Server::start(&bench).await;
+    until(|| lost.0.try_wait().unwrap().is_some(), "the end of the server without a socket").await;
+    assert!(bench.has("fake.drv.sock"));
+    connect(&bench.instance_dir().join("fake.drv.sock")).await.info(()).await.unwrap();
 }
 
 #[tokio::test]

@@ -178,5 +178,5 @@ async fn what_a_driver_says_is_kept_after_its_host_has_gone() {
     second.attach().await.unwrap().unwrap();
     second.kill().await.unwrap();
     let after = fs::read_to_string(&log).unwrap();
-    assert!(after.starts_with(&before) && after.contains("asked to end"), "{after}");
+    assert!(after.starts_with(&before) && after.contains("the server ends"), "{after}");
 }
