@@ -185,7 +185,11 @@ async fn a_start_that_hangs_and_is_dropped_leaves_a_vm_that_can_be_killed() {
         }
     };
     start.await;
-    assert!(bench.another().await.attach().await.unwrap().is_some());
+    // For a moment after its start a process has no arguments yet.
+    let begun = Instant::now();
+    while bench.another().await.attach().await.unwrap().is_none() {
+        assert!(begun.elapsed() < DEADLINE, "the VM is not found");
+    }
     bench.driver.kill().await.unwrap();
     bench.assert_clean();
 }
