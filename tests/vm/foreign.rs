@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::fleet::LIMAFS;
 use crate::common::{Case, Failed, Fleet, Outcome, suite};
-use crate::guest::{FAST_BOOT, boot, ssh, stop};
+use crate::guest::{FULL_BOOT, boot, ssh, stop};
 use crate::{cases, ensure, same};
 
 /// Debian's name, Lima's name, the emulator, the kernel's console.
@@ -37,7 +37,7 @@ fn dir(debian: &str) -> Option<PathBuf> {
 fn a_guest_of_aarch64_boots_and_stops() -> Outcome {
     let fleet = boots_and_stops(AARCH64, "aarch64")?;
     // A second boot finds its disk as the first one left it.
-    boot(&fleet, "foo", FAST_BOOT)?;
+    boot(&fleet, "foo", FULL_BOOT)?;
     same!(ssh(&fleet, "foo", "cat ~/kept")?, "kept");
     fleet.ok("echo kill > foo/state").map(drop)
 }
@@ -57,7 +57,7 @@ fn a_guest_of_s390x_boots_and_stops() -> Outcome {
 fn boots_and_stops(names: [&str; 4], machine: &str) -> Result<Fleet, Failed> {
     let fleet = Fleet::mounted()?;
     fleet.create("foo", &document(names)?)?;
-    boot(&fleet, "foo", FAST_BOOT)?;
+    boot(&fleet, "foo", FULL_BOOT)?;
     same!(ssh(&fleet, "foo", "uname -m")?, machine);
     let accelerator = fleet.read("foo/status");
     ensure!(accelerator.contains("tcg") && accelerator.contains("the guest is"), "status: {accelerator}");

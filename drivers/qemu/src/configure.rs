@@ -134,6 +134,10 @@ fn has_mounts(config: &Config) -> bool {
 
 fn check_mounts(instance: &Instance) -> Result<()> {
     let config = &instance.config;
+    let unsupported = config.mount_types_unsupported.as_deref().unwrap_or_default();
+    if let Some(kind) = config.mount_type.as_ref().filter(|kind| unsupported.contains(kind)) {
+        return Err(Error::invalid("mountType", format!("{kind} is one of mountTypesUnsupported")));
+    }
     if !has_mounts(config) {
         return Ok(());
     }
@@ -217,6 +221,7 @@ mod tests {
             ("video.display", r#"{"video": {"display": "vnc=:0"}}"#),
             ("video.vnc.display", r#"{"video": {"display": "vnc", "vnc": {"display": "unix:/a"}}}"#),
             ("mountType", r#"{"mountType": "wsl2", "mounts": [{"location": "/a"}]}"#),
+            ("mountType", r#"{"mountType": "9p", "mountTypesUnsupported": ["9p"]}"#),
             ("mounts[0].location", r#"{"mountType": "virtiofs", "mounts": [{"location": "a"}]}"#),
             (
                 "mounts[0].virtiofs.queueSize",

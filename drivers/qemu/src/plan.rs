@@ -11,6 +11,9 @@ use crate::machine::Machine;
 use crate::program::{Program, Version};
 use crate::{configure, display, firmware, hotplug, names};
 
+/// Older ones are warned of, as by Lima.
+const RECOMMENDED: Version = Version(6, 2, 0);
+
 /// Reads the instance directory; starts nothing.
 pub(crate) fn plan(
     instance: &Instance,
@@ -53,6 +56,9 @@ pub(crate) fn plan(
 
 /// Refuses a program older than the configuration asks for.
 pub(crate) fn check_version(instance: &Instance, program: &Program) -> Result<()> {
+    if program.version < RECOMMENDED {
+        tracing::warn!("this is QEMU {}, {RECOMMENDED} or newer is recommended", program.version);
+    }
     let minimum = configure::options(&instance.config)?.minimum_version;
     match minimum.as_deref().and_then(Version::parse) {
         Some(minimum) if program.version < minimum => Err(Error::invalid(
