@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::actor::Actor;
 use super::guest::{Company, Scene};
-use super::state::{Action, Call, Phase};
+use super::state::{Action, Call, Event, Phase};
 use super::steps::Prepared;
 use super::wishes;
 use crate::error::{Error, Result};
@@ -37,6 +37,8 @@ pub enum Slot {
     Kill,
     /// The guest takes up what was added.
     Online,
+    /// The driver is asked which snapshots there are.
+    List,
 }
 
 /// What a task ended with.
@@ -234,13 +236,53 @@ impl Actor {
         self.wished = None;
         // Whoever waits is told that the hostagent has nothing more to say.
         self.asker = None;
-        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill | Slot::Online));
+        self.tasks.abandon(|slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill | Slot::Online | Slot::List));
         self.vm = None;
         self.facts.driver_pid = None;
         self.facts.accelerator = None;
     }
 
+    /// Takes up what an ended task brought, and says what it means.
+    pub(super) fn take_up(&mut self, slot: Slot, done: Result<Done>) -> Event {
+        match (slot, done) {
+            (_, Ok(Done::Prepared(prepared))) => {
+                self.facts = prepared.facts.clone();
+                self.prepared = Some(Arc::new(*prepared));
+                Event::Prepared
+            }
+            (_, Ok(Done::Launched(vm))) => {
+                self.facts.driver_pid = vm.pid;
+                self.facts.accelerator = vm.accelerator;
+                self.vm = Some(vm.events);
+                Event::Launched
+            }
+            (Slot::Boot, Err(_)) if self.machine.phase == Phase::Aborting => Event::BootAborted,
+            (Slot::Boot, Err(error)) => Event::BootFailed(sentences(&error)),
+            (_, Ok(Done::Called(call, result))) => {
+                self.wish_ended(call, &result);
+                Event::Called(call, result.map_err(|refusal| refusal.message))
+            }
+            (slot @ (Slot::Stop | Slot::Kill), Ok(Done::Ended(result, saved))) => {
+                self.advance(Event::Saved(saved), None);
+                if slot == Slot::Stop { Event::Stopped(result) } else { Event::Killed(result) }
+            }
+            (Slot::Stop, Err(error)) => Event::Stopped(Err(error.to_string())),
+            (Slot::Kill, Err(error)) => Event::Killed(Err(error.to_string())),
+            (Slot::Call(call), Err(error)) => Event::Called(call, Err(error.to_string())),
+            (_, Err(error)) => Event::Late(error.to_string()),
+            (_, Ok(_)) => Event::Late("the wait for the guest ended".into()),
+        }
+    }
+
     fn driver(&self) -> Option<Arc<dyn Driver>> {
         self.prepared.as_ref().map(|prepared| Arc::clone(&prepared.driver))
+    }
+}
+
+/// The sentences of an error, one each.
+fn sentences(error: &Error) -> Vec<String> {
+    match error {
+        Error::Document(lines) => lines.clone(),
+        error => vec![error.to_string()],
     }
 }
