@@ -207,8 +207,8 @@ fn x5_a_suspend_survives_the_death_of_its_hostagent() -> Outcome {
         up(&fleet, "foo", SOON)?;
         same!(boot_id(&fleet, "foo")?, id, "killed after {moment} ms");
     }
-    fleet.ok("echo kill > foo/state")?;
-    fleet.wait_state("foo", "Stopped", STOP)?;
+    // A QEMU that is killed may leave a cluster that nobody uses.
+    stop(&fleet, "foo")?;
     same!(fleet.ok("qemu-img check $H/foo/disk | head -1")?, "No errors were found on the image.");
     Ok(())
 }
@@ -233,8 +233,8 @@ fn x5_a_snapshot_survives_the_death_of_its_hostagent() -> Outcome {
     fleet.ok("mkdir foo/snapshots/last")?;
     same!(fleet.sh_within("timeout 60 cat foo/wait/snapshot:last", secs(65))?.text()?, "last");
     let shown = fleet.ok("ls foo/snapshots")?;
-    fleet.ok("echo kill > foo/state")?;
-    fleet.wait_state("foo", "Stopped", STOP)?;
+    // A QEMU that is killed may leave a cluster that nobody uses.
+    stop(&fleet, "foo")?;
     same!(fleet.ok("qemu-img info --output=json $H/foo/disk | jq -r '.snapshots[].name' | sort")?, shown);
     same!(fleet.ok("qemu-img check $H/foo/disk | head -1")?, "No errors were found on the image.");
     Ok(())
