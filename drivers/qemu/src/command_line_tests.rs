@@ -103,7 +103,7 @@ fn the_command_line_of_aarch64_under_tcg() {
     let text = text(&plan);
     assert!(text.contains(
         "
--m 4096,slots=8,maxmem=16384M
+-m 4096
 -cpu max
 -machine virt
 -accel tcg,tb-size=512
