@@ -3,12 +3,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use limafs_driver::{Driver, VmEvent};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
 
 use super::events::Journal;
 use super::facts::{Facts, compose};
@@ -16,15 +14,12 @@ use super::guest::{Company, News};
 use super::line::Line;
 use super::state::{self, Action, Event, Machine};
 use super::steps::{Prepared, Steps};
-use super::tasks::{Done, Slot, Tasks, place};
-use super::wishes::{self, Wish};
-use crate::error::{Error, Result};
+use super::tasks::{Done, Slot, Tasks};
+use super::wishes::Wish;
+use crate::error::Result;
 use crate::names::Name;
-use crate::status::{Forward, Refusal, State, Status, Verb};
+use crate::status::{Forward, Refusal, Status, Verb};
 use crate::store::{self, Record};
-
-/// How long a VM that was paused may take to say that it still is.
-const FIRST_WORD: Duration = Duration::from_millis(500);
 
 /// The status that a verb has led to, or why it is refused.
 pub type Answer = std::result::Result<Box<Status>, Refusal>;
@@ -52,14 +47,6 @@ pub enum End {
     /// The VM is gone and nothing else is wanted.
     AtRest,
     Detached,
-}
-
-/// The VM that an earlier hostagent left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attached {
-    Nothing,
-    Running,
-    Paused,
 }
 
 pub struct Actor {
@@ -127,7 +114,9 @@ impl Actor {
             ..Facts::default()
         }
         .of_suspended(record.as_ref());
-        let machine = Machine::default();
+        // What the driver says counts, when it can be asked.
+        let suspended = record.as_ref().is_some_and(|record| record.suspended);
+        let machine = Machine { suspended, ..Machine::default() };
         let since = Timestamp::now();
         let (status, _) = watch::channel(compose(&name, &machine, &facts, [since; 2]));
         Self {
@@ -202,31 +191,6 @@ impl Actor {
         }
     }
 
-    /// Looks for a VM that an earlier hostagent left, and takes it up.
-    pub async fn attach(&mut self, record: Option<&Record>) -> Result<Attached> {
-        let prepared = self.steps.recover(record).await?;
-        let Some(mut vm) = prepared.driver.attach().await? else {
-            self.machine.suspended = prepared.driver.is_suspended().await?;
-            return Ok(Attached::Nothing);
-        };
-        wishes::list(&*prepared.driver, &self.dir).await;
-        let attached = match record.is_some_and(|record| record.state == State::Paused) {
-            // The driver says so first; without its word it was resumed meanwhile.
-            true => match timeout(FIRST_WORD, vm.events.recv()).await {
-                Ok(Some(VmEvent::Paused)) => Attached::Paused,
-                _ => Attached::Running,
-            },
-            false => Attached::Running,
-        };
-        self.facts = Facts { driver_pid: vm.pid, accelerator: vm.accelerator, ..prepared.facts.clone() };
-        if let Some(place) = place(&prepared).await? {
-            self.locate(&prepared, &place);
-        }
-        self.vm = Some(vm.events);
-        self.prepared = Some(Arc::new(prepared));
-        Ok(attached)
-    }
-
     /// Publishes the last status and ends all that follows this actor.
     pub fn close(mut self) {
         self.publish();
@@ -271,7 +235,7 @@ impl Actor {
                 Some((slot, done)) = self.tasks.next() => Input::Done(slot, done),
             };
             match input {
-                Input::Done(Slot::Ready | Slot::Online, Ok(_)) => continue,
+                Input::Done(Slot::Ready | Slot::Online | Slot::List, Ok(_)) => continue,
                 input => return input,
             }
         }
@@ -379,51 +343,6 @@ impl Actor {
             // Full means a guest that floods its boot channel; losing lines is its own loss.
             let _ = lines.try_send(line);
         }
-    }
-
-    /// Takes up what an ended task brought, and says what it means.
-    fn take_up(&mut self, slot: Slot, done: Result<Done>) -> Event {
-        match (slot, done) {
-            (_, Ok(Done::Prepared(prepared))) => {
-                self.facts = prepared.facts.clone();
-                self.prepared = Some(Arc::new(*prepared));
-                Event::Prepared
-            }
-            (_, Ok(Done::Launched(vm, place))) => {
-                if let (Some(prepared), Some(place)) = (self.prepared.clone(), place) {
-                    self.locate(&prepared, &place);
-                }
-                self.facts.driver_pid = vm.pid;
-                self.facts.accelerator = vm.accelerator;
-                self.vm = Some(vm.events);
-                self.open_window();
-                Event::Launched
-            }
-            (Slot::Boot, Err(_)) if self.machine.phase == state::Phase::Aborting => Event::BootAborted,
-            (Slot::Boot, Err(error)) => Event::BootFailed(sentences(&error)),
-            (_, Ok(Done::Trouble(who, what))) => Event::Trouble(who, what),
-            (_, Ok(Done::Called(call, result))) => {
-                self.wish_ended(call, &result);
-                Event::Called(call, result.map_err(|refusal| refusal.message))
-            }
-            (slot @ (Slot::Stop | Slot::Kill), Ok(Done::Ended(result, saved))) => {
-                self.advance(Event::Saved(saved), None);
-                if slot == Slot::Stop { Event::Stopped(result) } else { Event::Killed(result) }
-            }
-            (Slot::Stop, Err(error)) => Event::Stopped(Err(error.to_string())),
-            (Slot::Kill, Err(error)) => Event::Killed(Err(error.to_string())),
-            (Slot::Call(call), Err(error)) => Event::Called(call, Err(error.to_string())),
-            (_, Err(error)) => Event::Late(error.to_string()),
-            (_, Ok(_)) => Event::Late("the wait for the guest ended".into()),
-        }
-    }
-}
-
-/// The sentences of an error, one each.
-fn sentences(error: &Error) -> Vec<String> {
-    match error {
-        Error::Document(lines) => lines.clone(),
-        error => vec![error.to_string()],
     }
 }
 

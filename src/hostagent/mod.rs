@@ -2,6 +2,7 @@
 //! Never touches the mount, and never ends a VM that it was not told to end.
 
 mod actor;
+mod attach;
 mod boot;
 mod display;
 mod dns;
@@ -38,7 +39,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use actor::{Actor, Attached, End, Request, Setup};
+use actor::{Actor, End, Request, Setup};
+use attach::Attached;
 use events::Journal;
 use state::{Event, Found};
 use steps::Steps;

@@ -12,7 +12,7 @@ use super::actor::Actor;
 use super::display;
 use super::guest::{Company, Scene};
 use super::ssh;
-use super::state::{Action, Call, Phase};
+use super::state::{Action, Call, Event, Phase};
 use super::steps::Prepared;
 use super::wishes;
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ pub enum Slot {
     Kill,
     /// The guest takes up what was added.
     Online,
+    /// The driver is asked which snapshots there are.
+    List,
     Window,
 }
 
@@ -292,14 +294,59 @@ impl Actor {
         self.wished = None;
         // Whoever waits is told that the hostagent has nothing more to say.
         self.asker = None;
-        let of_vm = |slot| matches!(slot, Slot::Call(_) | Slot::Stop | Slot::Kill | Slot::Online | Slot::Window);
+        let of_vm = |slot| !matches!(slot, Slot::Boot | Slot::Ready);
         self.tasks.abandon(of_vm);
         self.vm = None;
         self.facts.driver_pid = None;
         self.facts.accelerator = None;
     }
 
+    /// Takes up what an ended task brought, and says what it means.
+    pub(super) fn take_up(&mut self, slot: Slot, done: Result<Done>) -> Event {
+        match (slot, done) {
+            (_, Ok(Done::Prepared(prepared))) => {
+                self.facts = prepared.facts.clone();
+                self.prepared = Some(Arc::new(*prepared));
+                Event::Prepared
+            }
+            (_, Ok(Done::Launched(vm, place))) => {
+                if let (Some(prepared), Some(place)) = (self.prepared.clone(), place) {
+                    self.locate(&prepared, &place);
+                }
+                self.facts.driver_pid = vm.pid;
+                self.facts.accelerator = vm.accelerator;
+                self.vm = Some(vm.events);
+                self.open_window();
+                Event::Launched
+            }
+            (Slot::Boot, Err(_)) if self.machine.phase == Phase::Aborting => Event::BootAborted,
+            (Slot::Boot, Err(error)) => Event::BootFailed(sentences(&error)),
+            (_, Ok(Done::Trouble(who, what))) => Event::Trouble(who, what),
+            (_, Ok(Done::Called(call, result))) => {
+                self.wish_ended(call, &result);
+                Event::Called(call, result.map_err(|refusal| refusal.message))
+            }
+            (slot @ (Slot::Stop | Slot::Kill), Ok(Done::Ended(result, saved))) => {
+                self.advance(Event::Saved(saved), None);
+                if slot == Slot::Stop { Event::Stopped(result) } else { Event::Killed(result) }
+            }
+            (Slot::Stop, Err(error)) => Event::Stopped(Err(error.to_string())),
+            (Slot::Kill, Err(error)) => Event::Killed(Err(error.to_string())),
+            (Slot::Call(call), Err(error)) => Event::Called(call, Err(error.to_string())),
+            (_, Err(error)) => Event::Late(error.to_string()),
+            (_, Ok(_)) => Event::Late("the wait for the guest ended".into()),
+        }
+    }
+
     fn driver(&self) -> Option<Arc<dyn Driver>> {
         self.prepared.as_ref().map(|prepared| Arc::clone(&prepared.driver))
+    }
+}
+
+/// The sentences of an error, one each.
+fn sentences(error: &Error) -> Vec<String> {
+    match error {
+        Error::Document(lines) => lines.clone(),
+        error => vec![error.to_string()],
     }
 }

@@ -14,7 +14,7 @@ use super::{Attr, View};
 use crate::config::Context;
 use crate::error::{Error, Result};
 use crate::names::{self, Name};
-use crate::status::{Goal, Resize, RestOrder, State, Verb};
+use crate::status::{Goal, RestOrder, State, Verb};
 use crate::store::{self, Lock, Record};
 use crate::{agent, config, host};
 
@@ -22,9 +22,6 @@ use crate::{agent, config, host};
 const LEAVING: Duration = Duration::from_secs(3);
 /// One that died is replaced by another one within this.
 const REPLACED: Duration = Duration::from_secs(8);
-
-/// For so long what a guest said of its memory is said again.
-const MEMORY_AGE: Duration = Duration::from_secs(5);
 
 /// Held by file work alone, while a lima.yaml is made of the present one and put in its place.
 static DEFINING: Mutex<()> = Mutex::new(());
@@ -175,7 +172,9 @@ impl View {
                 return Ok(());
             }
             Command::Verb(verb) => self.verb(key, verb).await,
-            Command::Restore(tag) => return self.restored(key, &tag).await,
+            Command::Restore(tag) => {
+                return self.restore(key, &tag).await.inspect_err(|error| self.refuse(Some(key), error));
+            }
             Command::Protect(protected) => {
                 let dir = self.snapshot(key)?.dir;
                 blocking(move || store::protect(&dir, protected)).await
@@ -189,52 +188,6 @@ impl View {
             Err(error) => self.refuse(Some(key), error),
         }
         done
-    }
-
-    async fn restored(&self, key: Key, tag: &str) -> Result<()> {
-        self.restore(key, tag).await.inspect_err(|error| self.refuse(Some(key), error))
-    }
-
-    /// Gives a running VM what its definition says by now. What cannot be is pending, as any other edit is.
-    async fn resize_running(&self, key: Key) {
-        let Ok(snapshot) = self.snapshot(key) else { return };
-        let runs = matches!(snapshot.state(), State::Running | State::Degraded | State::Paused);
-        let size = snapshot.loaded().and_then(|loaded| {
-            let cpus = u32::try_from(loaded.filled.cpus?).ok()?;
-            Some(Resize { cpus, memory: loaded.filled.memory.clone()? })
-        });
-        let (Live::Agent(_), true, Some(size)) = (&snapshot.live, runs, size) else { return };
-        match agent::resize(&snapshot.dir, &size).await {
-            Ok(_) => self.changed(key, Snapshot::reread),
-            Err(error) => tracing::info!("{}: {error}", snapshot.name),
-        }
-    }
-
-    /// Asks a running guest what it makes of its memory, unless that was asked a moment ago. Whoever reads is not kept
-    /// waiting: the next one sees it.
-    pub(super) fn ask_for_memory(&self, key: Key, node: &str) {
-        if !matches!(node, "status" | "status.json") {
-            return;
-        }
-        let mut ask = None;
-        if let Ok(snapshot) = self.0.tree.lock().snapshot(key, &self.0.host)
-            && matches!(snapshot.live, Live::Agent(_))
-            && matches!(snapshot.state(), State::Running | State::Degraded)
-            && snapshot.memory.as_ref().is_none_or(|(_, when)| when.elapsed() > MEMORY_AGE)
-        {
-            // Noted at once: a crowd of readers asks once.
-            let known = snapshot.memory.take().map(|(memory, _)| memory).unwrap_or_default();
-            snapshot.memory = Some((known, Instant::now()));
-            ask = Some(snapshot.dir.clone());
-        }
-        let Some(dir) = ask else { return };
-        let view = self.clone();
-        self.spawn(async move {
-            match agent::memory(&dir).await {
-                Ok(memory) => view.changed(key, |snapshot| snapshot.memory = Some((memory, Instant::now()))),
-                Err(error) => tracing::debug!("{}: {error}", dir.display()),
-            }
-        });
     }
 
     /// Gives a verb to the instance's hostagent. One that dies meanwhile is waited for to be replaced: verbs are

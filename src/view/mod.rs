@@ -30,6 +30,7 @@ mod node;
 mod nodes;
 mod picture;
 pub mod publisher;
+mod running;
 mod scratch;
 mod snapshot;
 mod snapshots_dir;

@@ -12,8 +12,9 @@ use crate::{About, Error, Health, Instance, Result};
 
 /// Runs VMs of one kind, one instance per value.
 ///
-/// Called by one task at a time except for `kill`, `screenshot` and `memory`, which may overlap any other call. Every method must be
-/// cancel-safe in this sense: dropping its future leaves the VM either as it was or as the call would have left it.
+/// Called by one task at a time except for `kill`, `snapshots`, `screenshot` and `memory`, which may overlap any other
+/// call. Every method must be cancel-safe in this sense: dropping its future leaves the VM either as it was or as the
+/// call would have left it.
 #[async_trait]
 pub trait Driver: Send + Sync {
     /// What this driver is; answered before any `configure`.

@@ -20,7 +20,7 @@ const CPU: &str = "limafs-cpu-";
 const MEMORY: &str = "limafs-memory-";
 const BACKEND: &str = "limafs-ram-";
 
-/// How many processors may be plugged in. Room costs a guest some 100 KiB a processor, hence not for all of a large host.
+/// How many processors may be plugged in. Room costs a guest some 260 KiB a processor, hence not for all of a large host.
 pub(crate) fn max_cpus(machine: &Machine, cpus: u32) -> u32 {
     if machine.arch != "x86_64" {
         return cpus;

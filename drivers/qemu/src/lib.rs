@@ -64,6 +64,8 @@ use crate::vm::Running;
 
 /// How long QEMU may take until it answers.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long one that is taken up may take to say whether it runs.
+const SAYS_SO: Duration = Duration::from_secs(1);
 /// A guest that was not listening yet is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -240,7 +242,8 @@ impl Driver for Qemu {
 
     async fn attach(&self) -> Result<Option<Vm>> {
         let Some((running, events)) = self.find().await? else { return Ok(None) };
-        if snapshot::is_running(&running).await.unwrap_or(false) {
+        // One that is busy saving its memory says nothing for a while.
+        if timeout(SAYS_SO, snapshot::is_running(&running)).await.is_ok_and(|runs| runs.unwrap_or(false)) {
             // The disk is no longer that of any file.
             suspend::discard(&self.instance()?.dir)?;
         }

@@ -74,23 +74,23 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     disk::rename(&half, path)
 }
 
-/// What QEMU says keeps this VM's memory from being saved, as a sentence.
+/// Whether something keeps this VM's memory from being saved, as a sentence.
 pub(crate) async fn check_blockers(running: &Running, what: &str) -> Result<()> {
-    let answer = running.qmp.execute("query-migrate", None).await?;
-    let reasons: Vec<&str> =
-        answer["blocked-reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let cannot = |operation| Err(Error::Unsupported { driver: "qemu".into(), operation });
     let has = |word: &str| running.process.arguments().iter().any(|value| value.to_string_lossy().starts_with(word));
     if has("vhost-user-fs") {
-        let why =
-            "directories of the host are mounted by virtiofs, whose state cannot be saved; mountType reverse-sshfs can";
-        return Err(Error::failed(what, why));
+        return cannot(
+            "save the memory of a VM that shares directories by virtiofs; mountType reverse-sshfs has no such limit",
+        );
     }
-    match reasons.first() {
+    let answer = running.qmp.execute("query-migrate", None).await?;
+    let mut reasons = answer["blocked-reasons"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    match reasons.next() {
         None => Ok(()),
-        Some(reason) if reason.contains("VirtFS") => Err(Error::failed(
-            what,
-            "a directory of the host is mounted in the guest by 9p, whose state cannot be saved; unmount it there, or use mountType reverse-sshfs",
-        )),
+        Some(reason) if reason.contains("VirtFS") => cannot(
+            "save the memory of a VM while directories are mounted in the guest by 9p; unmount them there, or use \
+             mountType reverse-sshfs",
+        ),
         Some(reason) => Err(Error::failed(what, reason)),
     }
 }

@@ -16,8 +16,9 @@ use crate::{disk, job, names, plan, shape};
 const IMAGE_DEADLINE: Duration = Duration::from_secs(120);
 const TAG_MAX: usize = 63;
 
-/// Those of a running VM.
+/// Those of a running VM, once a job that somebody has left to it has ended.
 pub(crate) async fn of_running(running: &Running, dir: &Path) -> Result<Vec<Snapshot>> {
+    job::settle(&running.qmp).await?;
     let drives = drives::writable(&running.qmp, dir).await?;
     Ok(drives.into_iter().next().map(|own| own.snapshots).unwrap_or_default())
 }
@@ -149,7 +150,7 @@ fn disks(instance: &Instance) -> Result<Vec<PathBuf>> {
     }
     let format = image::inspect(&own)?.format;
     let all = std::iter::once((own, format)).chain(plan::additional_disks(instance)?);
-    all.map(|(path, format)| if format == Format::Qcow2 { Ok(path) } else { Err(raw(&path)) }).collect()
+    all.map(|(path, format)| if format == Format::Qcow2 { Ok(path) } else { Err(raw()) }).collect()
 }
 
 async fn list(disk: &Path) -> Result<Vec<Snapshot>> {
@@ -175,7 +176,7 @@ pub(crate) async fn is_running(running: &Running) -> Result<bool> {
 
 fn check_formats(drives: &[Drive]) -> Result<()> {
     match drives.iter().find(|drive| drive.format != "qcow2") {
-        Some(drive) => Err(raw(&drive.file)),
+        Some(_) => Err(raw()),
         None => Ok(()),
     }
 }
@@ -201,8 +202,9 @@ fn check_tag(tag: &str) -> Result<()> {
     Ok(())
 }
 
-fn raw(path: &Path) -> Error {
-    Error::failed("snapshot", format!("{} is no qcow2 disk, and no other holds snapshots", path.display()))
+fn raw() -> Error {
+    let operation = "take a snapshot of a VM with a disk that is not qcow2: no other format holds them";
+    Error::Unsupported { driver: "qemu".into(), operation }
 }
 
 fn missing(tag: &str) -> Error {
@@ -254,7 +256,7 @@ mod tests {
     async fn a_raw_disk_holds_none() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("disk"), vec![7; 4096]).unwrap();
-        assert!(take_stopped(&instance(dir.path()), "a").await.unwrap_err().to_string().contains("is no qcow2 disk"));
+        assert!(take_stopped(&instance(dir.path()), "a").await.unwrap_err().to_string().contains("that is not qcow2"));
         assert_eq!(of_stopped(dir.path()).await.unwrap(), []);
     }
 }

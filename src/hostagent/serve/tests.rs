@@ -99,6 +99,31 @@ async fn paths_and_methods_that_do_not_exist_are_named() {
 }
 
 #[tokio::test]
+async fn the_display_of_nothing_and_formats_that_are_none_are_refused() {
+    let served = served();
+    let (code, body) = served.ask("GET /v1/screenshot?format=png", "").await;
+    assert_eq!(code, "HTTP/1.1 409 Conflict");
+    assert!(body.contains("the VM is not running"), "{body}");
+    assert_eq!(served.ask("GET /v1/screenshot?format=gif", "").await.0, "HTTP/1.1 400 Bad Request");
+    assert_eq!(served.ask("POST /v1/screenshot", "").await.0, "HTTP/1.1 405 Method Not Allowed");
+}
+
+#[tokio::test]
+async fn a_wish_is_answered_when_it_is_done() {
+    let mut served = served();
+    let mut requests = std::mem::replace(&mut served.requests, mpsc::channel(1).1);
+    let mut actor = JoinSet::new();
+    actor.spawn(async move {
+        let Some(Request::Wish { wish: Wish::Snapshot(order), answer }) = requests.recv().await else { panic!() };
+        assert_eq!(order.tag, "a");
+        answer.send(Err(Refusal { message: "no room".into(), errno: libc::ENOSPC })).unwrap();
+    });
+    let (code, body) = served.ask("POST /v1/snapshots", r#"{"what": "create", "tag": "a"}"#).await;
+    assert_eq!((code.as_str(), body.contains("no room")), ("HTTP/1.1 409 Conflict", true));
+    assert_eq!(served.ask("POST /v1/resize", r#"{"cpus": "many"}"#).await.0, "HTTP/1.1 400 Bad Request");
+}
+
+#[tokio::test]
 async fn a_command_reaches_the_actor_and_its_answer_comes_back() {
     let mut served = served();
     let mut requests = std::mem::replace(&mut served.requests, mpsc::channel(1).1);
