@@ -45,7 +45,7 @@ use std::sync::atomic::AtomicU32;
 use parking_lot::Mutex;
 
 pub use announce::Kernel;
-pub use attr::{Attr, Kind};
+pub use attr::{Attr, Kept, Kind};
 pub use guest::Guests;
 pub use handle::{Fh, Opened, Readiness};
 pub use ino::Ino;
