@@ -98,6 +98,7 @@ fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
         networks: &[],
         dns: Some((5300, 5301)),
         boot_port: "io.limafs.boot.0",
+        virtio_port: "",
         boot_scripts: &BTreeMap::new(),
         ca_files: &[],
         agent: agent.as_deref(),

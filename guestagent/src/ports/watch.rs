@@ -47,7 +47,7 @@ struct Watcher {
 
 impl Watcher {
     fn run(mut self) {
-        let (mut limit, mut debt) = (Duration::ZERO, Debt::default());
+        let (mut limit, mut debt, mut usual) = (Duration::ZERO, Debt::default(), Duration::MAX);
         let mut was_told = false;
         while !self.sender.is_closed() {
             let is_told = self.sleep(limit);
@@ -55,12 +55,14 @@ impl Watcher {
                 thread::sleep(SETTLE);
             }
             let (cost, differs) = self.look();
+            // What an overloaded host takes from an emulated processor counts as used: the least is the truth.
+            usual = cost.min(usual.saturating_add(usual / 4));
             if is_told {
                 // Others may follow.
-                thread::sleep(debt.incur(cost * SHARE, Instant::now()).clamp(GAP, GAP_MAX));
+                thread::sleep(debt.incur(usual * SHARE, Instant::now()).clamp(GAP, GAP_MAX));
             }
             // What was told of may have come too late to be seen: looked at once more.
-            limit = if is_told && !differs { Duration::ZERO } else { self.limit(cost) };
+            limit = if is_told && !differs { Duration::ZERO } else { self.limit(usual) };
             was_told = is_told;
         }
     }
