@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import statistics
 import subprocess
 import time
 
@@ -51,21 +52,26 @@ def copies(one, config, home, size, rounds):
     run("cmp", here, back)
 
 
-def listing(one, config, home, files=10_000):
+def listing(one, config, home, files=10_000, rounds=3):
     run("ssh", *config, "lima-foo", f"mkdir d; cd d; for d in $(seq {files // 1000}); do mkdir $d; (cd $d; seq 1000 | xargs touch); done")
     # The guest's own first look at its disk is nobody's merit.
     run("ssh", *config, "lima-foo", "ls -lR d > /dev/null")
-    ours = timed("ls", "-lR", f"{home}/d")
     name = f"guest's files: ls -lR of {files:,} files"
     if not shutil.which("sshfs"):
-        row(name, f"{ours:.2f} s", "<= 20 s", ours <= 20)
+        print(f"SKIPPED: {name} (there is no sshfs to compare with)")
         return
     at = f"{one.dir}/sshfs"
     os.mkdir(at)
-    run("sshfs", *config, "lima-foo:", at)
-    theirs = timed("ls", "-lR", f"{at}/d")
-    run("fusermount3", "-u", at)
-    row(f"{name} : sshfs", f"{ours / theirs:.2f} ({ours:.2f} : {theirs:.2f} s)", "<= 1.3", ours <= theirs * 1.3)
+    pairs = []
+    for _ in range(rounds):
+        # What was listed before is forgotten: here after a second, there with the mount.
+        time.sleep(1.5)
+        ours = timed("ls", "-lR", f"{home}/d")
+        run("sshfs", *config, "lima-foo:", at)
+        pairs.append((ours, timed("ls", "-lR", f"{at}/d")))
+        run("fusermount3", "-u", at)
+    ours, theirs = (statistics.median(side) for side in zip(*pairs))
+    row(f"{name} : sshfs", f"{ours / theirs:.2f} ({ours:.2f} : {theirs:.2f} s)", "< 1", ours < theirs)
 
 
 def down(one, times=200):
@@ -82,8 +88,8 @@ def down(one, times=200):
             assert error.errno == errno.EHOSTDOWN, error
         took.append((time.perf_counter() - begun) * 1e3)
     took.sort()
-    p50, p99 = took[times // 2], took[int(times * 0.99)]
-    row(f"guest's files: EHOSTDOWN when paused, p50 / p99 of {times}", f"{p50:.2f} / {p99:.2f} ms", "p99 <= 50 ms", p99 <= 50)
+    p50, most = took[times // 2], took[-1]
+    row(f"guest's files: EHOSTDOWN when paused, p50 / slowest of {times}", f"{p50:.2f} / {most:.2f} ms", "<= 50 ms", most <= 50)
     one.verb("foo", "resume")
     one.reach("foo", "Running")
 

@@ -53,14 +53,14 @@ struct Daemon {
     /// How often to look at what listens even if the kernel tells nothing, as 3s or 500ms.
     #[arg(long, default_value = "3s", value_parser = duration)]
     tick: Duration,
-    /// The Unix socket, where neither of the others is given.
+    /// The Unix socket; not served beside vsock.
     #[arg(long, default_value = SOCKET)]
     socket: PathBuf,
     #[command(flatten)]
     place: PlaceArgs,
 }
 
-/// Where to serve: the first that is given.
+/// Where to serve: the first that is given, and beside a virtio port the Unix socket.
 #[derive(Debug, Args)]
 struct PlaceArgs {
     /// A virtio port, by its name below /dev/virtio-ports.
@@ -142,7 +142,7 @@ fn serve(daemon: Daemon) -> Result<(), Box<dyn Error>> {
     }
     fs::create_dir_all(&daemon.runtime_dir).map_err(|error| named(&daemon.runtime_dir, error))?;
     raise_file_limit();
-    let place = place(&daemon);
+    let (place, beside) = (place(&daemon), beside(&daemon));
     // One thread: what there is to do is little, and mostly waiting.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
     runtime.block_on(async {
@@ -152,7 +152,10 @@ fn serve(daemon: Daemon) -> Result<(), Box<dyn Error>> {
         let mut terminated = signal(SignalKind::terminate())?;
         tracing::info!("serving on {place}");
         tokio::select! {
-            result = listen::run(&place, agent) => result.map_err(|error| format!("{place}: {error}").into()),
+            result = listen::run(&place, agent.clone()) => result.map_err(|error| format!("{place}: {error}").into()),
+            result = listen::run(&beside, agent), if beside != place => {
+                result.map_err(|error| format!("{beside}: {error}").into())
+            }
             () = kubernetes::follow(sender) => Ok(()),
             _ = terminated.recv() => Ok(()),
         }
@@ -179,24 +182,37 @@ fn apply(yq: Yq) -> Result<(), Box<dyn Error>> {
 }
 
 fn place(daemon: &Daemon) -> Place {
-    let PlaceArgs { virtio_port, vsock_port, socket_owner } = &daemon.place;
+    let PlaceArgs { virtio_port, vsock_port, .. } = &daemon.place;
     if !virtio_port.is_empty() {
         Place::Virtio(virtio_port.clone())
     } else if *vsock_port != 0 {
         Place::Vsock(*vsock_port)
     } else {
-        Place::Unix { path: daemon.socket.clone(), owner: (*socket_owner != 0).then_some(*socket_owner) }
+        unix(daemon)
     }
+}
+
+/// A virtio port is for one host at a time: others find the Unix socket as well.
+fn beside(daemon: &Daemon) -> Place {
+    match place(daemon) {
+        Place::Virtio(_) => unix(daemon),
+        only => only,
+    }
+}
+
+fn unix(daemon: &Daemon) -> Place {
+    let owner = daemon.place.socket_owner;
+    Place::Unix { path: daemon.socket.clone(), owner: (owner != 0).then_some(owner) }
 }
 
 /// The options of a daemon for the same place, as a service has them.
 fn options(place: &PlaceArgs, is_debug: bool) -> Vec<String> {
-    let mut options = match place {
-        PlaceArgs { virtio_port, .. } if !virtio_port.is_empty() => vec![format!("--virtio-port={virtio_port}")],
-        PlaceArgs { vsock_port, .. } if *vsock_port != 0 => vec![format!("--vsock-port={vsock_port}")],
-        PlaceArgs { socket_owner, .. } if *socket_owner != 0 => vec![format!("--socket-owner={socket_owner}")],
-        _ => Vec::new(),
-    };
+    let PlaceArgs { virtio_port, vsock_port, socket_owner } = place;
+    let is_vsock = virtio_port.is_empty() && *vsock_port != 0;
+    let mut options = Vec::new();
+    options.extend((!virtio_port.is_empty()).then(|| format!("--virtio-port={virtio_port}")));
+    options.extend(is_vsock.then(|| format!("--vsock-port={vsock_port}")));
+    options.extend((!is_vsock && *socket_owner != 0).then(|| format!("--socket-owner={socket_owner}")));
     options.extend(is_debug.then(|| "--debug".to_owned()));
     options
 }
@@ -269,6 +285,8 @@ mod tests {
     fn virtio_goes_before_vsock_and_vsock_before_the_socket() {
         let all = "lima-guestagent daemon --virtio-port a.0 --vsock-port 2222 --socket-owner 501";
         assert_eq!(place(&daemon(all)), Place::Virtio("a.0".into()));
+        assert_eq!(beside(&daemon(all)), Place::Unix { path: SOCKET.into(), owner: Some(501) });
+        assert_eq!(options(&daemon(all).place, false), ["--virtio-port=a.0", "--socket-owner=501"]);
         let two = "lima-guestagent daemon --virtio-port= --vsock-port 2222 --socket-owner 501";
         assert_eq!(place(&daemon(two)), Place::Vsock(2222));
         let one = daemon("lima-guestagent daemon --debug=false --vsock-port 0 --socket-owner 501");

@@ -7,7 +7,8 @@ use fuser::{Errno, FileAttr, FileHandle, FileType, FopenFlags, INodeNo, Request}
 
 use super::NAME_MAX;
 use crate::error::{Error, Result};
-use crate::view::{Attr, Caller, Ino, Kind, Opened};
+use crate::view::guest::FRESH;
+use crate::view::{Attr, Caller, Ino, Kept, Kind, Opened};
 
 /// The kernel may keep what it was told until it is told otherwise; see `view::announce`.
 const CACHED: Duration = Duration::from_secs(3600);
@@ -48,7 +49,11 @@ impl Owner {
 }
 
 pub fn ttl(attr: &Attr) -> &'static Duration {
-    if attr.cached { &CACHED } else { &UNCACHED }
+    match attr.kept {
+        Kept::UntilTold => &CACHED,
+        Kept::Briefly => &FRESH,
+        Kept::Never => &UNCACHED,
+    }
 }
 
 pub fn ino(ino: INodeNo) -> Ino {

@@ -48,12 +48,10 @@ macro_rules! try_or {
 
 impl Filesystem for Front {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for wanted in [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-        ] {
+        // Not FUSE_READDIRPLUS_AUTO: of a large directory it asks for the attributes of the first few entries only, and
+        // `ls -l` then for all others one by one.
+        for wanted in [InitFlags::FUSE_ATOMIC_O_TRUNC, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_PARALLEL_DIROPS]
+        {
             // A kernel without one of them works the same, with more requests.
             let _ = config.add_capabilities(wanted);
         }

@@ -22,20 +22,41 @@ pub struct Attr {
     /// Permission bits.
     pub perm: u16,
     pub nlink: u32,
-    /// Whether the kernel may answer from its cache until it is told of a change. Growing logs may not.
-    pub cached: bool,
+    pub kept: Kept,
+}
+
+/// For how long the kernel may answer from its cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    UntilTold,
+    /// What every path into a guest goes through: a listing looks it up for each file.
+    Briefly,
+    /// Growing logs, and what nobody tells of.
+    Never,
 }
 
 impl Attr {
     pub fn file(ino: Ino, size: u64, mtime: SystemTime, perm: u16) -> Self {
-        Self { ino, kind: Kind::File, size, mtime, perm, nlink: 1, cached: true }
+        Self { ino, kind: Kind::File, size, mtime, perm, nlink: 1, kept: Kept::UntilTold }
     }
 
     pub fn directory(ino: Ino, subdirectories: usize, mtime: SystemTime, perm: u16) -> Self {
-        Self { ino, kind: Kind::Directory, size: 4096, mtime, perm, nlink: 2 + subdirectories as u32, cached: true }
+        Self {
+            ino,
+            kind: Kind::Directory,
+            size: 4096,
+            mtime,
+            perm,
+            nlink: 2 + subdirectories as u32,
+            kept: Kept::UntilTold,
+        }
     }
 
     pub fn uncached(self) -> Self {
-        Self { cached: false, ..self }
+        Self { kept: Kept::Never, ..self }
+    }
+
+    pub fn briefly(self) -> Self {
+        Self { kept: Kept::Briefly, ..self }
     }
 }

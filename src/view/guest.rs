@@ -113,7 +113,7 @@ impl View {
         let key = self.0.tree.lock().key(name).ok_or_else(|| missing(name))?;
         let ino = self.0.guests.table.lock().enter(&Place::root(key))?;
         let attr = self.guests().root_attr(ino, key)?;
-        Ok(Attr::directory(ino, 0, attr.modified, (attr.mode & !TYPE) as u16).uncached())
+        Ok(Attr::directory(ino, 0, attr.modified, (attr.mode & !TYPE) as u16).briefly())
     }
 }
 

@@ -82,7 +82,7 @@ impl View {
             }
             Target::Node(key, id) => self.node_attr(tree, ino, *key, *id)?,
             Target::SocketDir(_) | Target::Socket(..) => self.socket_attr(tree, ino, target, directory)?,
-            Target::Guests => Attr::directory(ino, 0, tree.changed, 0o700).uncached(),
+            Target::Guests => Attr::directory(ino, 0, tree.changed, 0o700).briefly(),
             Target::Jobs(_) | Target::Job(..) | Target::JobFile(..) => self.job_attr(tree, ino, target)?,
             Target::Snapshots(_) | Target::Snapshot(..) | Target::SnapshotInfo(..) => {
                 self.snapshot_attr(tree, ino, target, directory)?
@@ -442,7 +442,7 @@ fn root_text(instance: &Instance) -> String {
 
 fn root_link(ino: Ino, instance: &Instance) -> Attr {
     let size = root_text(instance).len() as u64;
-    Attr { kind: Kind::Symlink, ..Attr::file(ino, size, instance.changed, 0o777) }.uncached()
+    Attr { kind: Kind::Symlink, ..Attr::file(ino, size, instance.changed, 0o777) }.briefly()
 }
 
 fn log_attr(ino: Ino, path: &std::path::Path, otherwise: SystemTime, perm: u16) -> Attr {

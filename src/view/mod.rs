@@ -49,7 +49,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 pub use announce::Kernel;
-pub use attr::{Attr, Kind};
+pub use attr::{Attr, Kept, Kind};
 #[cfg(feature = "machine")]
 pub use bases::stand_alone;
 pub use guest::Guests;

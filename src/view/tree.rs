@@ -10,6 +10,7 @@ use super::announce::Change;
 use super::config_dir::ConfigDir;
 use super::disks::Disks;
 use super::drivers_dir::Drivers;
+use super::guest;
 use super::images::Images;
 use super::ino::{Ino, Inodes, Key, Target};
 use super::jobs::Jobs;
@@ -222,12 +223,17 @@ impl Tree {
 
     /// Changes what is known of an instance, renders its nodes again and lists what differs.
     pub fn update(&mut self, key: Key, host: &Host, change: impl FnOnce(&mut Snapshot)) -> Result<Vec<Change>> {
-        let before = self.snapshot(key, host)?.state();
         let snapshot = self.snapshot(key, host)?;
+        let (before, was_up) = (snapshot.state(), guest::is_up(snapshot));
         change(snapshot);
-        let after = snapshot.state();
+        let (after, is_up) = (snapshot.state(), guest::is_up(snapshot));
+        let name = snapshot.name.to_string();
         self.version += 1;
         let mut changes = self.render(key, host)?;
+        if was_up != is_up {
+            // The way into a guest that is down ends at once.
+            changes.push(Change::Entry { parent: self.inodes.number(&Target::Guests), name });
+        }
         if before != after {
             let list = self.inodes.number(&Target::RootNode(ROOT_LIST));
             changes.push(Change::Content { ino: list, path: ROOT_LIST.root_node().name.into() });

@@ -1,12 +1,13 @@
 //! A thread that keeps the list of listening sockets up to date and otherwise sleeps.
 //!
-//! A list costs some 100 us, more with many sockets. Where the kernel tells of changes, twenty lists a second are the
-//! most, and fewer if they would take more than 1/150 of a processor; where it does not, as many as take 1/200.
+//! A list costs some 100 us, more with many sockets, and far more where the processor is emulated. Where the kernel tells
+//! of changes, twenty lists a second are the most, and fewer if they would take more than 1/150 of a processor in the long
+//! run; where it does not, as many as take 1/200.
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
@@ -18,6 +19,10 @@ use super::{Ports, diag};
 const SETTLE: Duration = Duration::from_millis(5);
 const GAP: Duration = Duration::from_millis(50);
 const GAP_MAX: Duration = Duration::from_secs(1);
+/// How long a list is waited for after one that cost so much, in the long run.
+const SHARE: u32 = 150;
+/// So much of that may be owed: a fifth of a second of a processor goes into what comes after a quiet time.
+const CREDIT: Duration = Duration::from_secs(30);
 /// How often UDP is looked at where the kernel tells of TCP alone.
 const UDP_TICK: Duration = Duration::from_secs(1);
 const BLIND_TICK: Duration = Duration::from_millis(200);
@@ -42,19 +47,22 @@ struct Watcher {
 
 impl Watcher {
     fn run(mut self) {
-        let mut limit = Duration::ZERO;
+        let (mut limit, mut debt, mut usual) = (Duration::ZERO, Debt::default(), Duration::MAX);
         let mut was_told = false;
         while !self.sender.is_closed() {
             let is_told = self.sleep(limit);
             if is_told && !was_told {
                 thread::sleep(SETTLE);
             }
-            let cost = self.look();
+            let (cost, differs) = self.look();
+            // What an overloaded host takes from an emulated processor counts as used: the least is the truth.
+            usual = cost.min(usual.saturating_add(usual / 4));
             if is_told {
-                // Others may follow, and one that was told of may have come too late to be seen: looked at once more.
-                thread::sleep((cost * 150).clamp(GAP, GAP_MAX));
+                // Others may follow.
+                thread::sleep(debt.incur(usual * SHARE, Instant::now()).clamp(GAP, GAP_MAX));
             }
-            limit = if is_told { Duration::ZERO } else { self.limit(cost) };
+            // What was told of may have come too late to be seen: looked at once more.
+            limit = if is_told && !differs { Duration::ZERO } else { self.limit(usual) };
             was_told = is_told;
         }
     }
@@ -86,18 +94,34 @@ impl Watcher {
         }
     }
 
-    /// Lists, tells if it differs, and says what it has cost this thread.
-    fn look(&self) -> Duration {
+    /// Lists, tells if it differs, and says what it has cost this thread and whether it did.
+    fn look(&self) -> (Duration, bool) {
         let before = cpu_time();
         let now = list();
-        self.sender.send_if_modified(|last| {
+        let differs = self.sender.send_if_modified(|last| {
             let differs = **last != *now;
             if differs {
                 *last = now;
             }
             differs
         });
-        cpu_time().saturating_sub(before)
+        (cpu_time().saturating_sub(before), differs)
+    }
+}
+
+/// Waiting that was put off.
+#[derive(Default)]
+struct Debt {
+    owed: Duration,
+    since: Option<Instant>,
+}
+
+impl Debt {
+    /// Adds to it, and says how much of it is beyond the credit.
+    fn incur(&mut self, more: Duration, now: Instant) -> Duration {
+        let passed = self.since.replace(now).map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.owed = (self.owed.saturating_sub(passed) + more).min(CREDIT + GAP_MAX);
+        self.owed.saturating_sub(CREDIT)
     }
 }
 
@@ -108,4 +132,31 @@ fn list() -> Listed {
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_after_a_quiet_time_is_looked_at_at_once_and_a_flood_is_not() {
+        let (mut debt, mut now) = (Debt::default(), Instant::now());
+        let cost = Duration::from_millis(5) * SHARE;
+        let mut looks = 0;
+        while debt.incur(cost, now).is_zero() {
+            now += GAP;
+            looks += 1;
+        }
+        assert!((40..50).contains(&looks), "{looks}");
+        // As often as it may: one in as much time as it is to be waited for.
+        let mut waited = Duration::ZERO;
+        for _ in 0..100 {
+            let gap = debt.incur(cost, now).clamp(GAP, GAP_MAX);
+            now += gap;
+            waited += gap;
+        }
+        assert!(waited > cost * 99, "{waited:?}");
+        now += CREDIT * 2;
+        assert!(debt.incur(cost, now).is_zero());
+    }
 }
