@@ -13,7 +13,16 @@ use limafs::names::Name;
 fn host() -> Host {
     let user = HostUser { name: "jane".into(), uid: 501, home: "/home/jane".into(), comment: "Jane Roe".into() };
     let (os, arch, timezone) = ("Linux".into(), "x86_64".into(), "Europe/Berlin".into());
-    Host { user, os, arch, cpus: 8, memory: 16 << 30, timezone, machine_id: "0123456789abcdef".into() }
+    Host {
+        user,
+        os,
+        arch,
+        cpus: 8,
+        memory: 16 << 30,
+        timezone,
+        machine_id: "0123456789abcdef".into(),
+        drivers: Default::default(),
+    }
 }
 
 fuzz_target!(|bytes: &[u8]| {

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         h11_a_driver_replaced_on_disk_is_used_at_the_next_start,
         x15_a_driver_that_dies_is_started_again_and_its_vm_goes_on,
         x15_the_vm_of_a_dead_driver_that_is_gone_is_said_to_be_gone,
+        an_instance_that_names_none_is_started_by_the_best_and_stays_with_it,
         standard_directories_are_beside_the_program_as_it_was_called,
         h06_a_driver_that_ends_at_once_fails_the_start_with_its_words,
     ]
@@ -177,6 +178,58 @@ fn x15_the_vm_of_a_dead_driver_that_is_gone_is_said_to_be_gone() -> Outcome {
     fleet.wait_state("foo", "Broken", secs(20))?;
     ensure!(fleet.read("foo/error").contains("driver was dead"), "{:?}", fleet.read("foo/error"));
     Ok(())
+}
+
+fn an_instance_that_names_none_is_started_by_the_best_and_stays_with_it() -> Outcome {
+    let (mut fleet, program) = with_instance()?;
+    let dir = program.parent().ok_or("no directory")?.to_owned();
+    fleet.ok("rmdir foo")?;
+    fleet.limafs(&["unmount"])?;
+    fleet.env[0].1 = dir.display().to_string();
+    preferred(&dir, "best")?;
+    fleet.mount()?;
+    fleet.create("foo", &FAKE.replace("vmType: fake\n", ""))?;
+    // At once, whether or not the mount has tried them all.
+    fleet.ok("echo start > foo/state")?;
+    fleet.wait_state("foo", "Running", secs(30))?;
+    same!(fleet.status("foo", "driver").as_deref(), Some("best (as at its first start)"));
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(fleet.home.join("foo/limafs.json"))?)
+        .map_err(|error| format!("limafs.json: {error}"))?;
+    same!(record["driver"], "best");
+    preferred(&dir, "a-better-one")?;
+    fleet.create("bar", &FAKE.replace("vmType: fake\n", ""))?;
+    wait_until("the better one is chosen for others", secs(20), || {
+        fleet.status("bar", "driver").is_some_and(|driver| driver.starts_with("a-better-one (chosen by priority"))
+    })?;
+    fleet.ok("echo restart > foo/state")?;
+    let vm = fleet.vm("foo");
+    wait_until("another VM", secs(30), || fleet.vm("foo").is_some_and(|pid| Some(pid) != vm))?;
+    fleet.wait_state("foo", "Running", secs(30))?;
+    same!(fleet.status("foo", "driver").as_deref(), Some("best (as at its first start)"));
+    fleet.ok("echo start > bar/state")?;
+    fleet.wait_state("bar", "Running", secs(30))?;
+    same!(fleet.status("bar", "driver").as_deref(), Some("a-better-one (as at its first start)"));
+    Ok(())
+}
+
+/// The pretend driver under a name of its own, as one that is wished for most.
+fn preferred(dir: &Path, name: &str) -> Outcome {
+    let program = dir.join(format!("lima-driver-{name}"));
+    let health = r#"{"installed":true,"healthy":true,"running":true}"#;
+    let about = r#"{"default":true,"priority":"highly-preferred"}"#;
+    let half = program.with_extension("half");
+    // The name that it goes by is in its first argument.
+    fs::write(
+        &half,
+        format!(
+            "#!/bin/bash\n[ \"$1\" != --health ] || exec echo '{{\"health\":{health},\"about\":{about}}}'\n\
+             exec -a {} {} \"$@\"\n",
+            program.display(),
+            built().display()
+        ),
+    )?;
+    fs::set_permissions(&half, fs::Permissions::from_mode(0o755))?;
+    Ok(fs::rename(half, program)?)
 }
 
 fn standard_directories_are_beside_the_program_as_it_was_called() -> Outcome {
