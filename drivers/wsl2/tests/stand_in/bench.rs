@@ -8,6 +8,8 @@ use limafs_driver::{Driver, Instance, Vm, VmEvent};
 use limafs_driver_wsl2::Wsl2;
 use tempfile::TempDir;
 
+use crate::program::HARMLESS;
+
 /// In the environment of the tests: the directory of stand-ins with which `$PATH` begins.
 pub const MACHINE: &str = "LIMAFS_TEST_STAND_INS";
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -52,6 +54,7 @@ impl Bench {
         let script = "#!/bin/sh\necho \"booted from $LIMA_CIDATA_MNT\"\ncat \"$LIMA_CIDATA_MNT/secret\"\n";
         bench.write("cidata/boot.sh", script.as_bytes());
         bench.write("cidata/secret", b"a secret\n");
+        bench.write(&format!("cidata/{HARMLESS}"), b"");
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(bench.dir().join("cidata/boot.sh"), fs::Permissions::from_mode(0o700)).unwrap();
         bench.configure(config).await;
