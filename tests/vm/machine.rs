@@ -11,7 +11,9 @@ use crate::guest::{FAST_BOOT, STOP, ssh, up};
 use crate::{cases, ensure, same};
 
 pub fn cases() -> Vec<Case> {
-    cases![needing(lacks_plugin): a_machine_of_a_plugin_is_an_instance_like_any_other]
+    let mut cases = cases![needing(lacks_plugin): a_machine_of_a_plugin_is_an_instance_like_any_other];
+    cases.extend(cases![optional(lacks_docker_machine): docker_machine_has_machines_of_ours]);
+    cases
 }
 
 fn lacks_plugin() -> Option<String> {
@@ -70,5 +72,40 @@ fn a_machine_of_a_plugin_is_an_instance_like_any_other() -> Outcome {
     let removed = fleet.sh("rmdir foo")?;
     same!(removed.code, 0, "rmdir");
     ensure!(!fleet.root().join("inner/lima-foo").exists(), "the machine outlives its instance");
+    Ok(())
+}
+
+fn lacks_docker_machine() -> Option<String> {
+    let is_named = std::env::var_os("LIMAFS_TEST_DOCKER_MACHINE").is_some();
+    lacks_plugin().or_else(|| (!is_named).then(|| "LIMAFS_TEST_DOCKER_MACHINE names no docker-machine".into()))
+}
+
+/// Up to where it would install Docker, which is docker-machine's own affair.
+fn docker_machine_has_machines_of_ours() -> Outcome {
+    let mut fleet = Fleet::unmounted()?;
+    prepare(&mut fleet)?;
+    let root = fleet.root().display().to_string();
+    let path = std::env::var("PATH").unwrap_or_default();
+    fleet.env.push(("PATH".into(), format!("{root}/drivers:{path}")));
+    fleet.env.push(("MACHINE_STORAGE_PATH".into(), format!("{root}/store")));
+    fleet.mount()?;
+    let machine = "\"$LIMAFS_TEST_DOCKER_MACHINE\"";
+    let create =
+        format!("exec {machine} -D create -d limafs --limafs-config {root}/inner.yaml --limafs-memory 300MiB m1 2>&1");
+    let mut creating = fleet.start(&create)?;
+    wait_until("docker-machine finds out what the guest is", FAST_BOOT * 2, || {
+        creating.out().contains("etecting operating system") || creating.out().contains("Detecting the provisioner")
+    })?;
+    drop(creating);
+    same!(fleet.ok(&format!("{machine} status m1"))?, "Running");
+    same!(fleet.ok(&format!("{machine} ip m1"))?, "127.0.0.1");
+    same!(fleet.ok("grep memory m1/lima.yaml")?, "memory: 300MiB");
+    let user = fleet.sh_within(&format!("{machine} ssh m1 id -un"), secs(60))?;
+    same!(user.text()?, ssh(&fleet, "m1", "id -un")?);
+    fleet.sh_within(&format!("{machine} stop m1"), STOP * 2)?.text()?;
+    same!(fleet.ok(&format!("{machine} status m1"))?, "Stopped");
+    fleet.wait_state("m1", "Stopped", secs(10))?;
+    fleet.sh_within(&format!("{machine} rm -f m1"), secs(60))?.text()?;
+    ensure!(!fleet.home.join("m1").exists(), "the instance outlives its machine");
     Ok(())
 }

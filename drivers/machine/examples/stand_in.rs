@@ -2,6 +2,8 @@
 //! `stand-in-fault` is where, `stand-in-manner` how.
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +27,31 @@ async fn main() -> ExitCode {
             println!("{}", if line == "garbage" { "hello" } else { "10.0.0.1:22" });
             std::future::pending().await
         }
+        Ok("mute") => answer(b""),
+        Ok("babble") => answer(b"HTTP/1.0 200 Connected to Go RPC\n\n\x08\xff\xff\xff\xff\xff\xff\xff\xff"),
+        Ok("future") => answer(VERSION_2),
         _ => server::run(Arc::new(StandIn::default())).await,
     }
+}
+
+/// A plugin's word of welcome, and its answer to GetVersion.
+const VERSION_2: &[u8] = b"HTTP/1.0 200 Connected to Go RPC\n\n\
+    \x3a\xff\x8b\x03\x01\x01\x08Response\x01\xff\x8c\x00\x01\x03\x01\x0dServiceMethod\x01\x0c\x00\
+    \x01\x03Seq\x01\x06\x00\x01\x05Error\x01\x0c\x00\x00\x00\
+    \x1f\xff\x8c\x01\x1aRPCServerDriver.GetVersion\x00\x03\x04\x00\x04";
+
+/// Listens, and has one answer for all who connect.
+fn answer(bytes: &[u8]) -> ExitCode {
+    let Ok(listener) = TcpListener::bind("127.0.0.1:0") else { return ExitCode::FAILURE };
+    let Ok(address) = listener.local_addr() else { return ExitCode::FAILURE };
+    println!("{address}");
+    let mut kept = Vec::new();
+    while let Ok((mut stream, _)) = listener.accept() {
+        // Whoever hung up needs no answer.
+        let _ = stream.write_all(bytes);
+        kept.push(stream);
+    }
+    ExitCode::SUCCESS
 }
 
 #[derive(Default)]

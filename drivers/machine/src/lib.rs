@@ -12,6 +12,8 @@ mod hosted;
 mod introduce;
 mod log;
 mod plugin;
+#[cfg(test)]
+mod recorded;
 pub mod server;
 mod state;
 mod store;

@@ -134,12 +134,15 @@ async fn x15_a_plugin_that_misbehaves_costs_its_own_instance_an_error() {
 }
 
 #[tokio::test]
-async fn x15_a_plugin_without_a_handshake_is_killed_and_reaped() {
+async fn x15_a_plugin_with_a_bad_handshake_or_none_is_killed_and_reaped() {
     let cases = [
         ("silent", "did not say where it listens"),
         ("dead", "it ended with exit status: 3: no hypervisor here"),
         ("garbage", "its first line is no address: \"hello\""),
         ("elsewhere", "its first line is no address: \"10.0.0.1:22\""),
+        ("mute", "no answer within 5 s"),
+        ("babble", "the bytes are no gob"),
+        ("future", "it speaks version 2 of the protocol, not 1"),
     ];
     for (manner, wanted) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -148,10 +151,9 @@ async fn x15_a_plugin_without_a_handshake_is_killed_and_reaped() {
         let begun = Instant::now();
         let health = machine.health().await;
         assert!(health.installed && !health.healthy && health.error.contains(wanted), "{manner}: {health:?}");
-        assert!(machine.validate().await.unwrap_err().to_string().contains(wanted));
-        assert!(begun.elapsed() < 2 * SOON);
+        assert!(begun.elapsed() < SOON, "{manner}: {:?}", begun.elapsed());
         let last = pid(&dir);
-        until("a plugin without a handshake is reaped", || is_reaped(last)).await;
+        until("a plugin with a bad handshake is reaped", || is_reaped(last)).await;
     }
 }
 
