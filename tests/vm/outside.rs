@@ -39,16 +39,25 @@ fn lacks_limas() -> Option<String> {
     limas().is_none().then(|| "LIMAFS_TEST_LIMA_DRIVER names no lima-driver-qemu of Lima's".into())
 }
 
+/// QEMU without KVM: Lima's driver takes a /dev/kvm for one that works.
+const EMULATED: &str =
+    "#!/bin/bash\nwords=(\"${@//accel=kvm/accel=tcg}\")\nexec qemu-system-x86_64 \"${words[@]/#host/max}\"\n";
+
 fn with_driver(built: &Path) -> Result<Fleet, Failed> {
     let mut fleet = Fleet::unmounted()?;
     let dir = fleet.root().join("drivers");
     fs::create_dir(&dir)?;
     let program = dir.join(FILE);
     fs::copy(built, &program)?;
-    for path in [&dir, &program] {
+    let emulated = dir.join("qemu");
+    fs::write(&emulated, EMULATED)?;
+    for path in [&dir, &program, &emulated] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     }
     fleet.env.push(("LIMA_DRIVERS_PATH".into(), program.display().to_string()));
+    if limas().as_deref() == Some(built) {
+        fleet.env.push(("QEMU_SYSTEM_X86_64".into(), emulated.display().to_string()));
+    }
     fleet.mount()?;
     Ok(fleet)
 }
