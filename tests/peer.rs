@@ -3,6 +3,8 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "peer/drivers.rs"]
+mod drivers;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         disks_are_the_same,
     ];
     cases.extend(cases![needing(suite::lacks_guest): limactl_finds_enters_and_stops_what_runs_here]);
+    cases.extend(cases![optional(drivers::lacks_external_limactl): drivers::limactl_boots_a_guest_with_our_driver]);
+    cases.extend(cases![optional(drivers::lacks_limas_driver): drivers::limas_own_driver_boots_a_guest_for_us]);
     common::run("peer", lacks_limactl(), 2, cases)
 }
 

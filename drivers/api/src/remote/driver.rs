@@ -1,6 +1,7 @@
 //! The trait, call by call.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -74,10 +75,11 @@ impl Driver for Remote {
 
     async fn health(&self) -> Health {
         let report = once::report(&self.inner.name, &self.inner.program).await;
-        self.inner.state(|state| {
-            state.info = Info { name: self.inner.name.to_string(), ..report.info };
-            state.about = report.about;
-        });
+        let name = self.inner.name.to_string();
+        // One that could not say what it is has said nothing new.
+        if !report.info.name.is_empty() {
+            self.inner.state(|state| (state.info, state.about) = (Info { name, ..report.info }, report.about));
+        }
         report.health
     }
 
@@ -104,7 +106,13 @@ impl Driver for Remote {
 
     async fn attach(&self) -> Result<Option<Vm>> {
         let line = self.inner.line().await?;
-        life::attach(self, line).await
+        let server = line.server.clone();
+        let attached = life::attach(self, line).await?;
+        if attached.is_none() {
+            // Nothing runs there: an earlier host has left it.
+            server.is_ours.store(true, Ordering::Relaxed);
+        }
+        Ok(attached)
     }
 
     async fn stop(&self, grace: Duration) -> Result<()> {

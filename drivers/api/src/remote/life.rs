@@ -31,6 +31,9 @@ const START: Duration = Duration::from_secs(60);
 pub(super) const KILL: Duration = Duration::from_secs(30);
 /// For a driver to end the VM whose stream has ended, before we do.
 const GONE: Duration = Duration::from_secs(2);
+/// For a VM's process to be written down.
+const RECORDED: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Between attempts to have a driver again whose VM may run.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Events that wait for a reader.
@@ -76,7 +79,7 @@ pub(super) async fn start(remote: &Remote, line: Line) -> Result<Vm> {
     let mut stream = line.long(START, "start", line.lima.clone().start(())).await?;
     let first = async { stream.message().await.map(Response::new) };
     match line.long(START, "start", first).await? {
-        Some(StartResponse { success: true, .. }) => Ok(limas(remote, line, stream)),
+        Some(StartResponse { success: true, .. }) => Ok(limas(remote, line, stream).await),
         Some(StartResponse { error, .. }) if error.is_empty() => Err(remote.inner.failed("did not start the VM")),
         Some(StartResponse { error, .. }) => Err(Error::failed("start", sentence(&error))),
         None => Err(remote.inner.failed("says nothing of the VM it started")),
@@ -103,8 +106,11 @@ async fn ours(remote: &Remote, line: Line, mut stream: Streaming<Event>) -> Resu
     Ok(Some(Vm { pid: started.pid, accelerator, events }))
 }
 
-fn limas(remote: &Remote, line: Line, stream: Streaming<StartResponse>) -> Vm {
-    let pid = remote.inner.dir().ok().and_then(|dir| recorded(&dir, &line.name));
+async fn limas(remote: &Remote, line: Line, stream: Streaming<StartResponse>) -> Vm {
+    let pid = match remote.inner.dir() {
+        Ok(dir) => recorded_soon(&dir, &line.name).await,
+        Err(_) => None,
+    };
     let process = prove(&line, pid);
     let pid = process.as_ref().map(|process| process.pid());
     let (keeper, events, over) = Keeper::new(remote, line, process);
@@ -125,6 +131,19 @@ async fn started(line: &Line, stream: &mut Streaming<Event>) -> Result<Option<St
         Some(Event { kind: Some(Kind::Started(started)) }) => Ok(Some(started)),
         Some(_) => Err(Error::failed(format!("driver {}", line.name), "tells of a VM before it says what runs")),
     }
+}
+
+/// Lima's hosts rely on the file as well, but a hypervisor may write it a little after its start.
+async fn recorded_soon(dir: &Path, name: &str) -> Option<u32> {
+    let look = async {
+        loop {
+            match recorded(dir, name) {
+                Some(pid) => return pid,
+                None => sleep(LOOK_AGAIN).await,
+            }
+        }
+    };
+    timeout(RECORDED, look).await.ok()
 }
 
 fn recorded(dir: &Path, name: &str) -> Option<u32> {
@@ -275,7 +294,8 @@ impl Keeper {
     }
 
     async fn finish(self, last: VmEvent) {
-        self.inner.line.lock().await.take();
+        // Another call may have a new server by now.
+        self.inner.line.lock().await.take_if(|line| Arc::ptr_eq(&line.server, &self.line.server));
         self.line.server.end().await;
         self.over.send_replace(true);
         self.tell(last).await;

@@ -18,6 +18,7 @@ mod server;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -85,7 +86,7 @@ impl Drop for Remote {
     fn drop(&mut self) {
         let (server, life) = self.inner.state(|state| (state.server.take(), state.life.take()));
         match (server, life.filter(|life| !life.is_over())) {
-            (Some(server), None) if server.is_started => server.dismiss(),
+            (Some(server), None) if server.is_ours.load(Ordering::Relaxed) => server.dismiss(),
             // It ends its VM when the stream does, and then itself.
             (Some(server), Some(life)) if life.is_limas() => server.ask_to_end(),
             _ => {}

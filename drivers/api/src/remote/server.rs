@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -48,7 +49,7 @@ pub(super) struct Server {
     /// Lima 2.0 or 2.1: it is nobody's but ours, and its Configure answers nothing.
     pub is_old: bool,
     /// Ours to end when it has no VM; another host may use one that was found.
-    pub is_started: bool,
+    pub is_ours: AtomicBool,
     socket: PathBuf,
     pid_file: PathBuf,
     /// Reap it and keep what it says.
@@ -84,7 +85,8 @@ async fn find(name: &str, dir: &Path) -> Option<(Server, UnixStream)> {
     }
     let process = Process::open(peer.pid()?.try_into().ok()?).ok()?;
     let pid_file = names::pid(dir, name);
-    let server = Server { process, is_old: false, is_started: false, socket, pid_file, _tasks: JoinSet::new() };
+    let server =
+        Server { process, is_old: false, is_ours: AtomicBool::new(false), socket, pid_file, _tasks: JoinSet::new() };
     Some((server, stream))
 }
 
@@ -175,7 +177,7 @@ impl Starting {
         let (tell_end, ended) = watch::channel(None);
         tasks.spawn(reap(child, tell_end));
         let (socket, pid_file) = (names::socket(dir, name), names::pid(dir, name));
-        let server = Server { process, is_old: false, is_started: true, socket, pid_file, _tasks: tasks };
+        let server = Server { process, is_old: false, is_ours: AtomicBool::new(true), socket, pid_file, _tasks: tasks };
         let starting = Self { server: Some(server), ended, told, tail, said_all };
         write_pid(&names::pid(dir, name), pid)?;
         Ok(starting)

@@ -53,6 +53,17 @@ async fn a_server_without_a_vm_ends_with_its_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_an_earlier_host_left_without_a_vm_ends_with_the_next() {
+    let bench = Bench::fake();
+    let left = crate::lima::Server::start(&bench).await;
+    let remote = bench.configured().await;
+    assert!(remote.attach().await.unwrap().is_none());
+    drop(remote);
+    until(|| !is_alive(left.pid()), "the end of the server").await;
+    assert!(!bench.has("fake.drv.sock"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn h7_a_server_that_runs_is_used_again() {
     let bench = Bench::fake();
     let first = bench.configured().await;
