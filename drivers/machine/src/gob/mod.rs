@@ -2,9 +2,10 @@
 //! interfaces. No floats, arrays or types with a marshaler of their own.
 //!
 //! The peer is not trusted with our memory: a message, a value of several messages, the types of a connection, the
-//! nesting and the number of values all have bounds. A codec of our own, because `gobwire`, the one crate with interfaces,
-//! expands the type of an interface's value into a tree: thirty types, each with two fields of the next, are a billion
-//! nodes. Here a type is looked at only where a value of it is.
+//! nesting and the number of values all have bounds. A codec of our own, because `gobwire` 0.1.0, the one crate with
+//! interfaces, expands the type of an interface's value into a tree: twenty types, each with two fields of the next, take
+//! 500 bytes on the wire and 280 MB of memory, and one more doubles that. Here a type is looked at only where a value of
+//! it is.
 
 mod decode;
 mod encode;
