@@ -27,8 +27,11 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == "hostagent") {
         let home = Home::at(std::env::var_os("LIMA_HOME").expect("the mount sets it"));
         let name = Name::parse(&words[2]).expect("the mount passes a valid name");
-        let adopt = words.get(3).is_some_and(|word| word == "--adopt");
-        return match hostagent::run(home, name, adopt) {
+        let done = match words.get(3).map(String::as_str) {
+            Some("--at-rest") => hostagent::rest::run(home, name, &words[4]),
+            option => hostagent::run(home, name, option == Some("--adopt")),
+        };
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
@@ -158,7 +161,7 @@ impl World {
             Operation::Remove(name) => match self.model.get(NAMES[*name]) {
                 None => libc::ENOENT,
                 Some(known) if known.protected => libc::EPERM,
-                Some(known) if known.state.is_live() => libc::EBUSY,
+                Some(known) if known.state.is_live() || known.state == State::Suspended => libc::EBUSY,
                 Some(_) => {
                     self.model.remove(NAMES[*name]);
                     0
@@ -205,7 +208,7 @@ impl World {
             // rename(2) of a name onto itself does nothing, whatever it is; the kernel answers that itself.
             Some(_) if from == to => libc::ENOTEMPTY,
             Some(_) if self.model.contains_key(to) => libc::ENOTEMPTY,
-            Some(known) if known.state.is_live() => libc::EBUSY,
+            Some(known) if known.state.is_live() || known.state == State::Suspended => libc::EBUSY,
             Some(_) => {
                 let moved = self.model.remove(from).expect("looked at above");
                 self.model.insert(to, moved);
@@ -346,7 +349,7 @@ impl Drop for World {
 }
 
 fn predict_verb(known: &mut Expected, verb: Verb) -> i32 {
-    use State::{Broken, Paused, Running, Stopped, Uninitialized};
+    use State::{Broken, Paused, Running, Stopped, Suspended, Uninitialized};
     match (known.state, verb) {
         (Uninitialized, Verb::Stop | Verb::Kill) => 0,
         (Uninitialized, _) => libc::EBUSY,
@@ -359,6 +362,13 @@ fn predict_verb(known: &mut Expected, verb: Verb) -> i32 {
             0
         }
         (Stopped | Broken, _) => libc::EBUSY,
+        (Suspended, Verb::Suspend) => 0,
+        // What was saved is given up by kill alone.
+        (Suspended, Verb::Stop | Verb::Restart | Verb::Pause | Verb::Reset) => libc::EBUSY,
+        (_, Verb::Suspend) => {
+            known.state = Suspended;
+            0
+        }
         (_, Verb::Stop | Verb::Kill) => {
             known.state = Stopped;
             0
