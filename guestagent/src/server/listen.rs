@@ -259,7 +259,8 @@ impl AsyncWrite for Port {
     }
 }
 
-#[cfg(all(test, feature = "client"))]
+#[cfg(test)]
+#[cfg(feature = "client")]
 mod tests {
     use tokio::sync::watch;
 
