@@ -198,7 +198,7 @@ pub struct Vm {
 }
 
 /// How a VM that was not made from our cidata is reached by ssh.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshLogin {
     pub address: String,
     pub port: u16,

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use limafs_driver::{Driver, Instance, VmEvent};
+use limafs_driver::{Driver, Instance, Remote, VmEvent};
 use limafs_driver_machine::Machine;
 use tempfile::TempDir;
 
@@ -98,6 +98,25 @@ async fn a_machine_is_made_stopped_started_taken_up_and_removed() {
     next.delete().await.unwrap();
     assert!(!dir.path().join("machine").exists());
     assert!(fs::read_to_string(dir.path().join("driver.stderr.log")).unwrap().contains("making lima-foo"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_a_drivers_program_under_its_own_name() {
+    let dir = tempfile::tempdir().unwrap();
+    stand_in_with(dir.path(), "well");
+    let program = dir.path().join("lima-driver-stand-in");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lima-driver-machine"), &program).unwrap();
+    let remote = Remote::new("stand-in", program, Some(dir.path().into()));
+    remote.configure(instance(dir.path(), "stand-in", "{}")).await.unwrap();
+    assert!(remote.info().features.own_images);
+    remote.create().await.unwrap();
+    let mut vm = remote.start().await.unwrap();
+    let login = remote.ssh_login().await.unwrap().unwrap();
+    assert_eq!((login.address.as_str(), login.port, login.user.as_str()), ("127.0.0.1", 2222, "docker"));
+    remote.stop(GRACE).await.unwrap();
+    assert!(exited(true)(&vm.events.recv().await.unwrap()));
+    remote.delete().await.unwrap();
+    assert!(!dir.path().join("machine").exists());
 }
 
 #[tokio::test]

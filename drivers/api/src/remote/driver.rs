@@ -16,7 +16,7 @@ use crate::wire::proto::driver::{
 use crate::wire::proto::extra::extra_client::ExtraClient;
 use crate::wire::proto::extra::{Json, ResizeRequest, StopRequest};
 use crate::wire::snapshots;
-use crate::{About, Driver, Error, Health, Info, Instance, Memory, Result, Snapshot, Vm};
+use crate::{About, Driver, Error, Health, Info, Instance, Memory, Result, Snapshot, SshLogin, Vm};
 
 /// For copying and converting a disk.
 const DISK: Duration = Duration::from_secs(30 * 60);
@@ -148,6 +148,35 @@ impl Driver for Remote {
 
     async fn suspend(&self) -> Result<()> {
         extra!(self, MEMORY, "suspend", suspend(()))
+    }
+
+    /// Lima's drivers never are.
+    async fn is_suspended(&self) -> Result<bool> {
+        let line = self.inner.line().await?;
+        match line.extra.is_some() {
+            true => self.parse(&extra!(self, super::line::SHORT, "say whether it is suspended", is_suspended(()))?),
+            false => Ok(false),
+        }
+    }
+
+    async fn discard_suspended(&self) -> Result<()> {
+        let line = self.inner.line().await?;
+        match line.extra.is_some() {
+            true => extra!(self, super::line::SHORT, "give up what is saved", discard_suspended(())),
+            false => Ok(()),
+        }
+    }
+
+    async fn ssh_login(&self) -> Result<Option<SshLogin>> {
+        let line = self.inner.line().await?;
+        if line.extra.is_none() {
+            return Ok(None);
+        }
+        let login: Option<SshLogin> = self.parse(&extra!(self, CREATE, "say where ssh is", ssh_login(()))?)?;
+        for word in login.iter().flat_map(|login| [&login.address, &login.user]) {
+            self.inner.check_word(word)?;
+        }
+        Ok(login)
     }
 
     async fn snapshots(&self) -> Result<Vec<Snapshot>> {

@@ -77,17 +77,30 @@ impl Service for Extra {
         self.0.turn().await.driver.suspend().await.map(Response::new).map_err(status::of)
     }
 
+    async fn is_suspended(&self, _: Request<()>) -> Answer<Json> {
+        json(&self.0.turn().await.driver.is_suspended().await.map_err(status::of)?)
+    }
+
+    async fn discard_suspended(&self, _: Request<()>) -> Answer<()> {
+        self.0.turn().await.driver.discard_suspended().await.map(Response::new).map_err(status::of)
+    }
+
+    async fn ssh_login(&self, _: Request<()>) -> Answer<Json> {
+        json(&self.0.turn().await.driver.ssh_login().await.map_err(status::of)?)
+    }
+
+    // These may overlap other calls: who only looks does not wait for a snapshot that is being taken.
     async fn snapshots(&self, _: Request<()>) -> Answer<Json> {
-        json(&self.0.turn().await.driver.snapshots().await.map_err(status::of)?)
+        json(&self.0.driver().snapshots().await.map_err(status::of)?)
     }
 
     async fn screenshot(&self, _: Request<()>) -> Answer<Bytes> {
-        let bytes = self.0.turn().await.driver.screenshot().await.map_err(status::of)?;
+        let bytes = self.0.driver().screenshot().await.map_err(status::of)?;
         Ok(Response::new(Bytes { bytes }))
     }
 
     async fn memory(&self, _: Request<()>) -> Answer<Json> {
-        json(&self.0.turn().await.driver.memory().await.map_err(status::of)?)
+        json(&self.0.driver().memory().await.map_err(status::of)?)
     }
 
     async fn resize(&self, request: Request<ResizeRequest>) -> Answer<()> {

@@ -83,6 +83,22 @@ async fn h7_a_server_that_runs_is_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_suspended_is_known_to_the_next_host() {
+    let bench = Bench::fake();
+    let first = bench.configured().await;
+    let mut vm = first.start().await.unwrap();
+    assert!(!first.is_suspended().await.unwrap());
+    first.suspend().await.unwrap();
+    assert!(matches!(next(&mut vm).await, VmEvent::Exited { clean: true, .. }));
+    drop(first);
+    let second = bench.configured().await;
+    assert!(second.attach().await.unwrap().is_none());
+    assert!(second.is_suspended().await.unwrap());
+    second.discard_suspended().await.unwrap();
+    assert!(!second.is_suspended().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vm_whose_driver_died_is_taken_up_again() {
     let bench = Bench::fake();
     let remote = bench.configured().await;
