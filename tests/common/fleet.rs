@@ -194,8 +194,14 @@ impl Fleet {
     /// How many processes of this fleet are neither daemon, publisher nor hostagent, nor run from here: VMs.
     pub fn vms(&self) -> usize {
         let is_ours = |pid: &u32| procs::is_alive(*pid) && procs::parent(*pid) != Some(std::process::id());
-        let is_limafs = |pid: &u32| procs::arguments(*pid).first().is_some_and(|name| name.contains("limafs"));
-        self.processes().iter().filter(|pid| is_ours(pid) && !is_limafs(pid)).count()
+        let home = self.root().display().to_string();
+        let is_vm = |pid: &u32| {
+            let arguments = procs::arguments(*pid);
+            // A program that a driver is tried with knows nothing of instances.
+            let is_of_instance = arguments.iter().any(|argument| argument.contains(&home));
+            is_of_instance && !arguments.first().is_some_and(|name| name.contains("limafs"))
+        };
+        self.processes().iter().filter(|pid| is_ours(pid) && is_vm(pid)).count()
     }
 
     pub fn hostagent(&self, name: &str) -> Option<u32> {

@@ -35,7 +35,7 @@ fn a_fast_guest_from_first_boot_to_removal() -> Outcome {
     wait_until("tail -F shows the console", secs(5), || tail.out().len() > 50)?;
     let accelerator = fleet.read("foo/status");
     ensure!(accelerator.contains("tcg") || accelerator.contains("kvm"), "status has no accelerator: {accelerator}");
-    let port = fleet.ok("awk '$1 == \"tcp\" && $3 ~ /:22$/ {print $2, $4}' foo/ports")?;
+    let port = fleet.ok("awk '$1 == \"tcp\" && $3 == \"127.0.0.1:22\" {print $2, $4}' foo/ports")?;
     ensure!(port.starts_with("127.0.0.1:") && port.ends_with(" forwarding"), "ports: {}", fleet.read("foo/ports"));
     let foreign =
         fleet.ok(&format!("ss -Hltn | grep {} | awk '{{print $4}}'", port.split([':', ' ']).nth(1).unwrap_or("?")))?;
