@@ -53,6 +53,21 @@ pub struct Tried {
     pub words: Option<Words>,
     /// What it wrote meanwhile, the latest lines.
     pub log: Vec<String>,
+    /// The keys of `vmOpts.NAME` that it takes, where it lists them.
+    pub options: Vec<DriverOption>,
+}
+
+/// A key of `vmOpts.NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverOption {
+    pub name: String,
+    pub default: String,
+    pub usage: String,
+}
+
+/// Whether a driver keeps all that it has of an instance in the instance's directory. Programs may not.
+pub fn is_local(name: &str) -> bool {
+    matches!(name, "qemu" | "fake")
 }
 
 /// A driver with all that is known of it.

@@ -84,6 +84,7 @@ mod tests {
             health: Some(health),
             words: None,
             log: Vec::new(),
+            options: Vec::new(),
         });
         Known { found: Found { name: name.into(), place: Place::BuiltIn, refused: None, words }, tried }
     }

@@ -149,7 +149,7 @@ impl Source for Registry {
             (None, Place::BuiltIn, Some(driver)) => trial::built_in(driver).await,
             (None, Place::Program(program), _) => trial::program(program).await,
             #[cfg(feature = "machine")]
-            (None, Place::Plugin(program), _) => trial::built_in(plugins::driver(&found.name, program)).await,
+            (None, Place::Plugin(program), _) => plugins::try_out(&found.name, program).await,
             #[cfg(not(feature = "machine"))]
             (None, Place::Plugin(_), _) => trial::refused("plugins are not built in"),
             (None, Place::BuiltIn, None) => trial::refused("it is not built in"),

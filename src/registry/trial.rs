@@ -131,11 +131,15 @@ fn parse(answer: &[u8]) -> Option<(Health, Words)> {
     Some((health, Words { about, info }))
 }
 
+/// Text of a program, on one line.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
+}
+
 fn lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let all: Vec<&str> = text.lines().collect();
-    let clean = |line: &&str| line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect();
-    all[all.len().saturating_sub(MOST_LINES)..].iter().map(clean).collect()
+    all[all.len().saturating_sub(MOST_LINES)..].iter().map(|line| clean(line)).collect()
 }
 
 fn late() -> Health {
@@ -143,5 +147,5 @@ fn late() -> Health {
 }
 
 fn tried(health: Option<Health>, words: Option<Words>, log: Vec<String>) -> Tried {
-    Tried { when: Timestamp::now(), health, words, log }
+    Tried { when: Timestamp::now(), health, words, log, options: Vec::new() }
 }

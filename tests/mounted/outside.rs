@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         x15_a_driver_that_dies_is_started_again_and_its_vm_goes_on,
         x15_the_vm_of_a_dead_driver_that_is_gone_is_said_to_be_gone,
         an_instance_that_names_none_is_started_by_the_best_and_stays_with_it,
+        what_a_driver_keeps_elsewhere_goes_with_its_instance,
         standard_directories_are_beside_the_program_as_it_was_called,
         h06_a_driver_that_ends_at_once_fails_the_start_with_its_words,
     ]
@@ -209,6 +210,24 @@ fn an_instance_that_names_none_is_started_by_the_best_and_stays_with_it() -> Out
     fleet.ok("echo start > bar/state")?;
     fleet.wait_state("bar", "Running", secs(30))?;
     same!(fleet.status("bar", "driver").as_deref(), Some("a-better-one (as at its first start)"));
+    Ok(())
+}
+
+fn what_a_driver_keeps_elsewhere_goes_with_its_instance() -> Outcome {
+    let (fleet, program) = with_instance()?;
+    let kept = fleet.root().join("kept");
+    fs::write(fleet.home.join("foo/fake.json"), serde_json::json!({ "keeps": kept }).to_string())?;
+    start(&fleet)?;
+    ensure!(kept.exists(), "create was not called");
+    fleet.ok("echo kill > foo/state")?;
+    fleet.wait_state("foo", "Stopped", secs(20))?;
+    let away = program.with_file_name("away");
+    fs::rename(&program, &away)?;
+    ensure!(fleet.ok("rmdir foo").is_err(), "removed without its driver");
+    ensure!(fleet.read("foo/error").contains("there is no driver"), "{}", fleet.read("foo/error"));
+    fs::rename(&away, &program)?;
+    fleet.ok("rmdir foo")?;
+    ensure!(!kept.exists(), "delete was not called");
     Ok(())
 }
 

@@ -69,6 +69,8 @@ pub struct Behaviour {
     pub refuse_window: Option<String>,
     /// Lines for the boot channel, sent at the start.
     pub boot: Vec<String>,
+    /// A file that `create` makes and `delete` removes.
+    pub keeps: Option<PathBuf>,
 }
 
 /// Runs one instance as a sleeping process.
@@ -191,6 +193,14 @@ impl Driver for Fake {
 
     async fn validate(&self) -> Result<()> {
         self.behaviour()?.fail_validate.map_or(Ok(()), |why| Err(Error::failed("validate", why)))
+    }
+
+    async fn create(&self) -> Result<()> {
+        self.behaviour()?.keeps.map_or(Ok(()), |path| write(&path, ""))
+    }
+
+    async fn delete(&self) -> Result<()> {
+        self.behaviour()?.keeps.map_or(Ok(()), |path| remove(&path).map(drop))
     }
 
     async fn create_disk(&self) -> Result<()> {

@@ -93,9 +93,16 @@ impl View {
     pub(in crate::view) fn driver_opened(&self, place: &DriverPlace) {
         match place {
             DriverPlace::File(name, DriverFile::Status) => self.ask_driver(name),
+            DriverPlace::File(name, DriverFile::Info) if self.is_plugin(name) => self.ask_driver(name),
             DriverPlace::File(name, DriverFile::Log) => self.read_driver_logs(name),
             _ => {}
         }
+    }
+
+    /// Its flags are known to nobody but itself.
+    fn is_plugin(&self, name: &str) -> bool {
+        let tree = self.0.tree.lock();
+        tree.drivers.entries.get(name).is_some_and(|entry| matches!(entry.known.found.place, Place::Plugin(_)))
     }
 
     /// Has a driver tried, unless that was done just now or is being done.

@@ -6,7 +6,7 @@ use limafs_driver::Features;
 use serde_json::Value;
 
 use super::status::scalar;
-use crate::drivers::{Known, Place, priority_word};
+use crate::drivers::{DriverOption, Known, Place, priority_word};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -49,6 +49,16 @@ pub fn driver_info(known: &Known) -> String {
         lines.put("priority", &priority_word(words.about.priority));
         lines.list("features", features(&words.info.features).into_iter());
         lines.list("image_formats", words.info.features.supported_image_formats.iter().cloned());
+    }
+    match (&known.found.place, &known.tried) {
+        (Place::Plugin(_), None) => lines.put("options", "being asked for; read again"),
+        (_, Some(tried)) if !tried.options.is_empty() => {
+            lines.0.push_str("options:\n");
+            for DriverOption { name, default, usage } in &tried.options {
+                let _ = writeln!(lines.0, "  {}: {}  # {usage}", scalar(name), scalar(default));
+            }
+        }
+        _ => {}
     }
     lines.0
 }
@@ -132,7 +142,8 @@ mod tests {
         let features = Features { dynamic_ssh_address: true, ..Features::default() };
         let words = Words { about, info: Info { features, ..Info::default() } };
         let found = Found { name: "qemu".into(), place: Place::BuiltIn, refused: None, words: Some(words) };
-        let tried = |health| Tried { when: Timestamp::UNIX_EPOCH, health: Some(health), words: None, log: vec![] };
+        let when = Timestamp::UNIX_EPOCH;
+        let tried = |health| Tried { when, health: Some(health), words: None, log: vec![], options: vec![] };
         Known { found, tried: health.map(tried) }
     }
 
@@ -166,5 +177,21 @@ mod tests {
         assert_eq!((&info["path"], &info["version"]), (&Value::from("built in"), &Value::from(VERSION)));
         assert_eq!(info["aliases"], serde_json::json!(["qemu2"]));
         assert_eq!(info["features"], serde_json::json!(["dynamicSSHAddress"]));
+    }
+
+    #[test]
+    fn flags_of_a_plugin_are_told_with_their_defaults() {
+        let mut driver = known(Some(Health::working("1")));
+        driver.found.place = Place::Plugin("/x/docker-machine-driver-y".into());
+        let option = |name: &str, default: &str| DriverOption {
+            name: name.into(),
+            default: default.into(),
+            usage: "what: for".into(),
+        };
+        driver.tried.as_mut().unwrap().options = vec![option("y-cpus", "2"), option("y: odd", "a # b")];
+        let info = yaml(&driver_info(&driver));
+        assert_eq!(info["options"], serde_json::json!({ "y-cpus": "2", "y: odd": "a # b" }));
+        driver.tried = None;
+        assert!(yaml(&driver_info(&driver))["options"].is_string());
     }
 }
