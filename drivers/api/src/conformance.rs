@@ -96,7 +96,7 @@ pub async fn it_says_what_it_is_before_it_is_configured(subject: &dyn Subject) {
     assert!(!driver.info().name.is_empty());
     let health = driver.health().await;
     assert!(health.installed && health.healthy, "{health:?}");
-    assert_eq!(health.error, "");
+    assert!(health.error.is_empty() || health.needs_improvement, "{health:?}");
 }
 
 pub async fn what_is_not_configured_does_not_start(subject: &dyn Subject) {

@@ -32,21 +32,27 @@ async fn speaks(arch: &str, program: &str, words: &[&str]) {
     }
     let dir = tempfile::tempdir().unwrap();
     fs::File::create(dir.path().join("disk")).unwrap().set_len(1 << 20).unwrap();
-    let instance = Instance {
-        name: "bench".into(),
-        dir: dir.path().into(),
-        arch: arch.into(),
-        cpus: 1,
-        memory: 256 << 20,
-        ssh_local_port: std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port(),
-        ..Instance::default()
-    };
     let qemu = Qemu::new();
-    qemu.configure(instance).await.unwrap();
-    qemu.validate().await.unwrap();
-    let vm = match qemu.start().await {
-        Err(limafs_driver::Error::Missing { what, fix }) => return eprintln!("SKIPPED: {what} is missing: {fix}"),
-        other => other.unwrap(),
+    let mut tries = 0;
+    let vm = loop {
+        let instance = Instance {
+            name: "bench".into(),
+            dir: dir.path().into(),
+            arch: arch.into(),
+            cpus: 1,
+            memory: 256 << 20,
+            ssh_local_port: std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port(),
+            ..Instance::default()
+        };
+        qemu.configure(instance).await.unwrap();
+        qemu.validate().await.unwrap();
+        tries += 1;
+        match qemu.start().await {
+            Err(limafs_driver::Error::Missing { what, fix }) => return eprintln!("SKIPPED: {what} is missing: {fix}"),
+            // Somebody else was given the port meanwhile.
+            Err(error) if error.to_string().contains("host forwarding") && tries < 5 => {}
+            other => break other.unwrap(),
+        }
     };
     let _vm = Vm(vm.pid.unwrap());
     let start = Instant::now();
