@@ -190,7 +190,7 @@ mod tests {
         };
         driver.tried.as_mut().unwrap().options = vec![option("y-cpus", "2"), option("y: odd", "a # b")];
         let info = yaml(&driver_info(&driver));
-        assert_eq!(info["options"], serde_json::json!({ "y-cpus": "2", "y: odd": "a # b" }));
+        assert_eq!(info["options"], serde_json::json!({ "y-cpus": 2, "y: odd": "a # b" }));
         driver.tried = None;
         assert!(yaml(&driver_info(&driver))["options"].is_string());
     }
