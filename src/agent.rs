@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-pub use launch::{at_rest, close_on_exec, last_words, remove_machine, spawn};
+pub use launch::{at_rest, close_on_exec, last_words, remove_elsewhere, spawn};
 
 use crate::error::{Error, Result};
 use crate::names;

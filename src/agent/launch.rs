@@ -12,9 +12,9 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, Result};
-use crate::host;
 use crate::names::{self, Home, Name};
 use crate::status::{Refusal, RestOrder};
+use crate::{drivers, host, store};
 
 /// Within this a hostagent listens.
 const LISTENS: Duration = Duration::from_secs(8);
@@ -92,7 +92,14 @@ fn program() -> Result<PathBuf> {
 }
 
 /// Has the driver of an instance at rest remove what it keeps outside the instance directory. The caller holds the lock.
-pub async fn remove_machine(home: &Home, name: &Name) -> Result<()> {
+/// Does nothing where all of it is in the directory.
+pub async fn remove_elsewhere(home: &Home, name: &Name) -> Result<()> {
+    let dir = home.instance(name)?;
+    let driver = store::record(&dir).map(|record| record.driver).filter(|driver| !driver.is_empty());
+    // A machine that was begun has no record yet.
+    if driver.is_none_or(|driver| drivers::is_local(&driver)) && !dir.join(names::MACHINE_DIR).exists() {
+        return Ok(());
+    }
     let what = || format!("removing the machine of {name}");
     let mut command = Command::new(program()?);
     command.args(["hostagent", name.as_str(), "--remove"]).current_dir("/");

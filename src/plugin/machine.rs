@@ -131,9 +131,7 @@ impl Machine {
             self.kill().await?;
         }
         let lock = self.lock().await?;
-        if self.dir.join(names::MACHINE_DIR).exists() {
-            agent::remove_machine(&self.home, &self.name).await?;
-        }
+        agent::remove_elsewhere(&self.home, &self.name).await?;
         store::delete(&self.home, &self.dir)?;
         drop(lock);
         store::sweep(&self.home)

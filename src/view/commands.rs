@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::names::{self, Name};
 use crate::status::{Goal, RestOrder, State, Verb};
 use crate::store::{self, Lock, Record};
-use crate::{agent, config, drivers, host};
+use crate::{agent, config, host};
 
 /// A hostagent that has said its last word needs a moment to let go of the instance.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -106,10 +106,7 @@ impl View {
         may_be_deleted(&snapshot)?;
         let lock = take_lock(&snapshot).await?;
         let (home, dir) = (self.0.home.clone(), snapshot.dir);
-        if may_be_elsewhere(&dir) {
-            // Only its driver can remove that.
-            agent::remove_machine(&home, &name).await?;
-        }
+        agent::remove_elsewhere(&home, &name).await?;
         blocking(move || store::delete(&home, &dir)).await?;
         drop(lock);
         self.0.tree.lock().remove(key);
@@ -385,10 +382,4 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
         Ok(done) => done,
         Err(error) => Err(Error::failed("disk", error)),
     }
-}
-
-/// Whether a driver may keep something of the instance outside its directory.
-fn may_be_elsewhere(dir: &Path) -> bool {
-    let driver = store::record(dir).map(|record| record.driver).filter(|driver| !driver.is_empty());
-    dir.join(names::MACHINE_DIR).exists() || driver.is_some_and(|driver| !drivers::is_local(&driver))
 }

@@ -96,7 +96,8 @@ pub async fn it_says_what_it_is_before_it_is_configured(subject: &dyn Subject) {
     assert!(!driver.info().name.is_empty());
     let health = driver.health().await;
     assert!(health.installed && health.healthy, "{health:?}");
-    assert!(health.error.is_empty() || health.needs_improvement, "{health:?}");
+    // What works may say what would be better, and then how to get it.
+    assert!(health.error.is_empty() || (health.needs_improvement && !health.fix.is_empty()), "{health:?}");
 }
 
 pub async fn what_is_not_configured_does_not_start(subject: &dyn Subject) {
