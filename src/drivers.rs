@@ -4,7 +4,8 @@
 mod choice;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,16 +33,43 @@ pub struct Words {
     pub info: Info,
 }
 
+/// Which version of a file is at a path: another one has another inode, size or time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    /// Bytes.
+    size: u64,
+    /// Seconds and nanoseconds since 1970.
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// Of the file that a path leads to; `None` where it leads nowhere.
+    pub fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}
+
 /// A driver that is there.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// What `vmType` calls it.
     pub name: String,
     pub place: Place,
+    /// Of its program.
+    pub stamp: Option<Stamp>,
     /// Why its program is not run.
     pub refused: Option<String>,
     /// Of a program only once it was tried.
     pub words: Option<Words>,
+}
+
+impl Found {
+    /// Whether both are the same program, or the same built-in driver, so that what trying one came to holds for the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.place, self.stamp, &self.refused) == (&other.place, other.stamp, &other.refused)
+    }
 }
 
 /// What trying a driver came to.
@@ -165,7 +193,13 @@ mod tests {
     use super::*;
 
     fn found(name: &str, refused: Option<&str>) -> Found {
-        Found { name: name.into(), place: Place::BuiltIn, refused: refused.map(str::to_owned), words: None }
+        Found {
+            name: name.into(),
+            place: Place::BuiltIn,
+            stamp: None,
+            refused: refused.map(str::to_owned),
+            words: None,
+        }
     }
 
     #[test]

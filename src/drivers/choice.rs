@@ -86,7 +86,7 @@ mod tests {
             log: Vec::new(),
             options: Vec::new(),
         });
-        Known { found: Found { name: name.into(), place: Place::BuiltIn, refused: None, words }, tried }
+        Known { found: Found { name: name.into(), place: Place::BuiltIn, stamp: None, refused: None, words }, tried }
     }
 
     fn well() -> Option<Health> {

@@ -16,7 +16,7 @@ use limafs_driver::{Driver, Remote};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::drivers::{self, Choice, Found, Known, Names, Place, Source, Tried, Words};
+use crate::drivers::{self, Choice, Found, Known, Names, Place, Source, Stamp, Tried, Words};
 use crate::error::{Error, Result};
 use discovery::Places;
 
@@ -117,6 +117,7 @@ impl Source for Registry {
         let found = |(name, make): &(&str, Make)| Found {
             name: (*name).to_owned(),
             place: Place::BuiltIn,
+            stamp: None,
             refused: None,
             words: words(make),
         };
@@ -124,7 +125,8 @@ impl Source for Registry {
         for program in discovery::find(&self.places) {
             if all.iter().all(|known| known.name != program.name) {
                 let discovery::Program { name, path, refused } = program;
-                all.push(Found { name, place: Place::Program(path), refused, words: None });
+                let stamp = Stamp::of(&path);
+                all.push(Found { name, place: Place::Program(path), stamp, refused, words: None });
             }
         }
         #[cfg(feature = "machine")]
@@ -132,7 +134,8 @@ impl Source for Registry {
             if all.iter().all(|known| known.name != name) {
                 let driver = plugins::driver(&name, &path);
                 let words = Some(Words { about: driver.about(), info: driver.info() });
-                all.push(Found { name, place: Place::Plugin(path), refused: None, words });
+                let stamp = Stamp::of(&path);
+                all.push(Found { name, place: Place::Plugin(path), stamp, refused: None, words });
             }
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));

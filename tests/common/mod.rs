@@ -9,6 +9,7 @@ pub mod procs;
 pub mod shell;
 pub mod suite;
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use fleet::Fleet;
@@ -45,8 +46,16 @@ macro_rules! same {
     };
 }
 
-/// Asks again and again until there is an answer; fails with `what` after `limit`.
+/// How much longer than on a quiet machine everything may take here: `LIMAFS_TEST_PATIENCE`, 1 where it is not set.
+fn patience() -> u32 {
+    static PATIENCE: OnceLock<u32> = OnceLock::new();
+    let told = || std::env::var("LIMAFS_TEST_PATIENCE").ok()?.parse().ok();
+    *PATIENCE.get_or_init(|| told().filter(|times| *times > 0).unwrap_or(1))
+}
+
+/// Asks again and again until there is an answer; fails with `what` after `limit`, or longer where the machine is slow.
 pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T, Failed> {
+    let limit = limit * patience();
     let start = Instant::now();
     let mut pause = Duration::from_millis(2);
     loop {

@@ -44,9 +44,10 @@ fn a_guest_is_where_its_driver_says_when_it_runs() -> Outcome {
     fleet.ok("echo start > foo/state")?;
     wait_until("somebody knocks where the guest is", secs(20), || sshd.accept().is_ok())?;
     let at = format!("127.0.0.2:{port}");
-    same!(fleet.status("foo", "ssh"), Some(at.clone()));
-    ensure!(fleet.read("list").contains(&format!(" {at} ")), "{}", fleet.read("list"));
-    ensure!(fleet.read("foo/ports").contains(&at), "{}", fleet.read("foo/ports"));
+    // Whoever knocks does not wait for the tree to tell where.
+    wait_until("status says where", secs(10), || fleet.status("foo", "ssh") == Some(at.clone()))?;
+    wait_until("list says where", secs(10), || fleet.read("list").contains(&format!(" {at} ")))?;
+    wait_until("ports say where", secs(10), || fleet.read("foo/ports").contains(&at))?;
     let effective = fleet.ok("ssh -G -F foo/ssh.config lima-foo")?;
     for wanted in ["hostname 127.0.0.2".to_owned(), format!("port {port}")] {
         ensure!(effective.lines().any(|line| line == wanted), "no {wanted:?} in {effective}");

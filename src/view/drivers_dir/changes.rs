@@ -35,6 +35,8 @@ impl View {
     /// Takes in what there is, and has those tried that are built in.
     pub(in crate::view) fn start_drivers(&self) {
         let Some(source) = self.0.drivers.get() else { return };
+        // Before the look at them, so that none comes in between.
+        self.watch_drivers(&source.watched());
         let built_in: Vec<String> = {
             let mut tree = self.0.tree.lock();
             let now = SystemTime::now();
@@ -47,7 +49,6 @@ impl View {
             let built_in = tree.drivers.entries.iter().filter(|(_, entry)| entry.known.found.place == Place::BuiltIn);
             built_in.map(|(name, _)| name.clone()).collect()
         };
-        self.watch_drivers(&source.watched());
         for name in built_in {
             self.ask_driver(&name);
         }
@@ -56,11 +57,14 @@ impl View {
     /// Looks at the disk again: programs may have come or gone, or may be changed by others.
     pub(in crate::view) fn drivers_changed(&self) {
         let Some(source) = self.0.drivers.get() else { return };
+        // Before the look at them, so that none comes in between.
+        self.watch_drivers(&source.watched());
         let found = source.find();
         let changes = self.0.tree.lock().take_in_drivers(found);
         self.0.announcer.announce(changes);
-        self.watch_drivers(&source.watched());
         self.choose_driver();
+        // One that came last may be the best.
+        self.ask_for_choice();
     }
 
     /// The publisher's mkdir(2).
@@ -121,11 +125,12 @@ impl View {
         };
         let view = self.clone();
         runtime.spawn(async move {
-            let name = found.name.clone();
-            let tried = source.try_out(found).await;
-            let changes = view.0.tree.lock().driver_was_tried(&name, tried);
+            let tried = source.try_out(found.clone()).await;
+            let changes = view.0.tree.lock().driver_was_tried(&found, tried);
             view.0.announcer.announce(changes);
             view.choose_driver();
+            // It may have been replaced meanwhile.
+            view.ask_for_choice();
         });
     }
 
@@ -198,7 +203,7 @@ impl Tree {
                 Entry::new(driver.clone(), now)
             });
             entry.gone = false;
-            if entry.known.found.place != driver.place || entry.known.found.refused != driver.refused {
+            if !entry.known.found.is_same(&driver) {
                 entry.known.found = driver;
                 entry.known.tried = None;
                 differing.push((name, entry.render(now)));
@@ -210,12 +215,16 @@ impl Tree {
         changes
     }
 
-    fn driver_was_tried(&mut self, name: &str, tried: Tried) -> Vec<Change> {
-        let Some(entry) = self.drivers.entries.get_mut(name) else { return Vec::new() };
+    fn driver_was_tried(&mut self, found: &Found, tried: Tried) -> Vec<Change> {
+        let Some(entry) = self.drivers.entries.get_mut(&found.name) else { return Vec::new() };
         entry.trying = false;
+        if !entry.known.found.is_same(found) {
+            // Another program has its name by now.
+            return Vec::new();
+        }
         entry.known.tried = Some(tried);
         let files = entry.render(SystemTime::now());
-        self.driver_files_changed(name, &files)
+        self.driver_files_changed(&found.name, &files)
     }
 
     fn driver_files_changed(&mut self, name: &str, files: &[DriverFile]) -> Vec<Change> {

@@ -141,7 +141,8 @@ mod tests {
         let about = About { aliases: vec!["qemu2".into()], default: true, priority: Priority::Default };
         let features = Features { dynamic_ssh_address: true, ..Features::default() };
         let words = Words { about, info: Info { features, ..Info::default() } };
-        let found = Found { name: "qemu".into(), place: Place::BuiltIn, refused: None, words: Some(words) };
+        let found =
+            Found { name: "qemu".into(), stamp: None, place: Place::BuiltIn, refused: None, words: Some(words) };
         let when = Timestamp::UNIX_EPOCH;
         let tried = |health| Tried { when, health: Some(health), words: None, log: vec![], options: vec![] };
         Known { found, tried: health.map(tried) }
