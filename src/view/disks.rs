@@ -115,11 +115,17 @@ impl Tree {
 impl View {
     /// Looks at the disks again; called by whoever changed them or heard of a change, never by a reader.
     pub(super) fn reread_disks(&self) {
+        self.read_disks();
+        self.watch_disks();
+        // What came into a new directory before it was watched.
+        self.read_disks();
+    }
+
+    fn read_disks(&self) {
         match disks::list(&self.0.home) {
             Ok(there) => self.0.tree.lock().disks.replace(there),
             Err(error) => tracing::warn!("{error}"),
         }
-        self.watch_disks();
     }
 
     /// mkdir(2) in `.disks`.

@@ -77,8 +77,10 @@ impl Watch {
     }
 
     fn add(&self, path: &Path, mask: WatchMask, what: Watched) -> std::io::Result<()> {
+        // Locked before the first event may come, or it would be nobody's.
+        let mut known = self.what.lock();
         let descriptor = self.watches.lock().add(path, mask)?;
-        self.what.lock().insert(descriptor, what);
+        known.insert(descriptor, what);
         Ok(())
     }
 }
@@ -194,6 +196,8 @@ impl View {
 /// What a batch of events comes to.
 #[derive(Default)]
 struct Batch {
+    /// Events were dropped: anything may have happened to any instance.
+    lost: bool,
     home: bool,
     disks: bool,
     drivers: bool,
@@ -296,7 +300,7 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
             if event.mask.contains(EventMask::Q_OVERFLOW) {
                 (batch.home, batch.disks, batch.templates) = (true, true, true);
                 (batch.config, batch.layers, batch.drivers) = (true, true, true);
-                batch.instances.extend(view.0.tree.lock().names().map(|(_, key)| key));
+                (batch.events, batch.lost) = (true, true);
                 continue;
             }
             let found = what.lock().get(&event.wd).cloned();
@@ -312,7 +316,26 @@ fn watch_for_ever(view: &View, mut inotify: Inotify, what: &Mutex<HashMap<WatchD
 }
 
 impl View {
-    fn take_batch(&self, batch: Batch) {
+    /// Has every instance looked at, and the logs of those that run.
+    fn suspect_all(&self, batch: &mut Batch) {
+        let tree = self.0.tree.lock();
+        for (_, key) in tree.names() {
+            batch.instances.insert(key);
+            let Some(snapshot) = tree.known_snapshot(key) else { continue };
+            if snapshot.state().is_live() {
+                batch.jobs.insert(key);
+                let logs = NodeId::all().filter(|id| matches!(id.node().body, Body::Log(_)));
+                batch.grown.extend(logs.map(|id| (key, id)));
+            } else {
+                batch.sockets.insert(key);
+            }
+        }
+    }
+
+    fn take_batch(&self, mut batch: Batch) {
+        if batch.lost {
+            self.suspect_all(&mut batch);
+        }
         if batch.home {
             self.home_changed();
         }
