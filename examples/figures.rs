@@ -109,7 +109,7 @@ fn cidata_disk(loaded: &Loaded, name: &Name) -> Outcome<(Duration, usize)> {
     };
     let mut bytes = 0;
     let time = fastest(|| -> limafs::error::Result<()> {
-        bytes = black_box(cidata::iso(&cidata::render(&guest)?.entries)?).len();
+        bytes = black_box(cidata::iso(&cidata::render(&guest)?.entries, None)?).len();
         Ok(())
     })?;
     Ok((time, bytes))

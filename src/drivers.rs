@@ -17,6 +17,10 @@ pub use choice::{Choice, choose, is_open};
 /// How long a driver may take to say how it is.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// What makes a program one that may be run.
+pub const SAFE: &str = "have it be a program at an absolute path, and let nobody but you and root write to it and to the \
+                        directories above it";
+
 /// Where a driver's code is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {

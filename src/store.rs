@@ -2,7 +2,7 @@
 //! Reads never write; every definition is temp file, fsync, rename, fsync of the directory. Knows no hostagent, no driver.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -259,6 +259,11 @@ pub fn read_small(path: &Path) -> Result<Option<Vec<u8>>> {
 
 /// Replaces a file whole: temp file beside it, fsync, rename, fsync of the directory.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace_from(path, bytes, mode)
+}
+
+/// As [`replace`], with what a reader gives.
+pub fn replace_from(path: &Path, mut from: impl io::Read, mode: u32) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut temp = tempfile::Builder::new()
         .prefix(".limafs-")
@@ -266,7 +271,7 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
         .tempfile_in(dir)
         .map_err(Error::io(dir))?;
-    temp.write_all(bytes).and_then(|()| temp.as_file().sync_all()).map_err(Error::io(temp.path()))?;
+    io::copy(&mut from, &mut temp).and_then(|_| temp.as_file().sync_all()).map_err(Error::io(temp.path()))?;
     temp.persist(path).map_err(|error| Error::Io { path: path.to_owned(), source: error.error })?;
     sync_dir(dir)
 }

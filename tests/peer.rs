@@ -124,7 +124,10 @@ fn limactl_finds_enters_and_stops_what_runs_here() -> Outcome {
         "images:\n- location: {guest}/fast.qcow2\n  kernel:\n    location: {guest}/vmlinuz-cloud\n    \
          cmdline: root=/dev/vda1 rw console=ttyS0 quiet\n  initrd:\n    location: {guest}/initrd-cloud\n"
     );
-    fleet.create("foo", &format!("cpus: 1\nmemory: 256MiB\nmounts: []\ncontainerd: {{system: false}}\n{images}"))?;
+    fleet.create(
+        "foo",
+        &format!("cpus: 1\nmemory: 256MiB\nmounts: []\ncontainerd: {{system: false, user: false}}\n{images}"),
+    )?;
     fleet.ok("echo start > foo/state")?;
     fleet.wait_state("foo", "Running", secs(120))?;
     let (ours, theirs) = (parse(&fleet.read("foo/status.json"))?, parse(&limactl(&fleet, "list --json foo")?)?);

@@ -22,6 +22,7 @@ mod provision;
 mod scripts;
 
 use std::collections::BTreeMap;
+use std::io::{self, BufRead, Read};
 
 use limafs_driver::{Config, Features};
 use sha2::{Digest, Sha256};
@@ -30,10 +31,13 @@ use crate::error::{Error, Result};
 use crate::names::Name;
 
 pub use env::{ADDRESS, GATEWAY, params};
-pub use iso::iso;
+pub use iso::{SECTOR, iso};
 
 const AGENT: &str = "lima-guestagent";
-const ARCHIVE: &str = "nerdctl-full.tgz";
+/// The archive with containerd among the files.
+pub const ARCHIVE: &str = "nerdctl-full.tgz";
+/// A longer line is none of the files that are looked for.
+const LINE_MAX: u64 = 4096;
 
 /// Everything that the guest is told.
 #[derive(Debug, Clone)]
@@ -124,18 +128,18 @@ pub fn render(guest: &Guest) -> Result<Cidata> {
     Ok(Cidata { iid, entries })
 }
 
-/// Whether a disk was made from what [`render`] says, by whatever version, and not by Lima.
-pub fn is_ours(iso: &[u8]) -> bool {
+/// Whether a disk was made from what [`render`] says, by whatever version, and not by Lima. Reads no further than needed.
+pub fn is_ours(mut iso: impl BufRead) -> io::Result<bool> {
     let mark = env::MARK.as_bytes();
-    iso.split(|byte| *byte == b'\n').any(|line| line.starts_with(mark))
-}
-
-impl Cidata {
-    /// The archive with containerd, for a guest that gets no disk with it.
-    pub fn add_archive(&mut self, bytes: Vec<u8>) {
-        self.entries.push(Entry::file(ARCHIVE, bytes));
-        self.entries.sort_by(|one, other| one.path.cmp(&other.path));
+    let (mut line, mut is_begun) = (Vec::new(), false);
+    while (&mut iso).take(LINE_MAX).read_until(b'\n', &mut line)? > 0 {
+        if !is_begun && line.starts_with(mark) {
+            return Ok(true);
+        }
+        is_begun = line.last() != Some(&b'\n');
+        line.clear();
     }
+    Ok(false)
 }
 
 impl Entry {

@@ -30,6 +30,9 @@ const DOUBT: Duration = Duration::from_millis(300);
 /// How long an unmount waits for the daemon to leave.
 const LEAVING: Duration = Duration::from_secs(5);
 
+/// How long what is given up at the end may take to go.
+const LETTING_GO: Duration = Duration::from_millis(500);
+
 /// The one daemon of a home: a held lock, in a file that names the holder.
 pub struct DaemonLock {
     file: File,
@@ -221,6 +224,8 @@ pub fn serve(
         detach(mountpoint)?;
     }
     drop(lock);
+    // What is being done goes with it, as trials of drivers; what cannot be given up is not waited for.
+    runtime.shutdown_timeout(LETTING_GO);
     // Files that are still open must not keep the daemon: their users get ENOTCONN, as after any unmount.
     std::process::exit(0);
 }

@@ -9,6 +9,7 @@ mod firmware;
 mod format;
 mod guest;
 mod image;
+mod iso;
 mod mounts;
 mod networks;
 mod port;

@@ -193,15 +193,15 @@ async fn take_over(name: &Name, dir: &Path) -> Result<Lock> {
 
 /// The first events: the VM that an earlier hostagent left, if there is one, and what this one was started for.
 async fn begin(actor: &mut Actor, adopt: bool, record: Option<Record>) -> Result<Vec<Event>> {
-    let attached = match timeout(ATTACH, actor.attach(record.as_ref())).await {
-        Ok(Ok(attached)) => attached,
-        // Without a driver no VM can have been ours; the boot will say the same in full.
-        Ok(Err(error)) if !adopt && !is_live(record.as_ref()) => {
+    let late = |_| Error::Timeout { what: "looking for a running VM".into(), seconds: ATTACH.as_secs() };
+    let attached = match timeout(ATTACH, actor.attach(record.as_ref())).await.map_err(late).flatten() {
+        Ok(attached) => attached,
+        // Without a driver that answers no VM can have been ours; the boot will say the same in full, where it is seen.
+        Err(error) if !adopt && !is_live(record.as_ref()) => {
             tracing::warn!("{error}");
             Attached::Nothing
         }
-        Ok(Err(error)) => return Err(error),
-        Err(_) => return Err(Error::Timeout { what: "looking for a running VM".into(), seconds: ATTACH.as_secs() }),
+        Err(error) => return Err(error),
     };
     let mut events = Vec::new();
     if attached != Attached::Nothing || adopt {

@@ -61,7 +61,9 @@ impl Registry {
         }
         match (built_in(own), found.into_iter().find(|driver| driver.name == own).map(|driver| driver.place)) {
             (Some(driver), _) => Ok(driver),
-            (None, Some(Place::Program(program))) => Ok(Arc::new(Remote::new(own, program, Some(dir.to_owned())))),
+            (None, Some(Place::Program(program))) => {
+                Ok(Arc::new(Remote::guarded(own, program, Some(dir.to_owned()), safety::fault)))
+            }
             #[cfg(feature = "machine")]
             (None, Some(Place::Plugin(program))) => Ok(plugins::driver(own, &program)),
             (None, _) => Err(Error::failed("vmType", format!("the driver {own:?} went away"))),

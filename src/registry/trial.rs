@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use limafs_driver::{Driver, Health, Report};
+use limafs_driver::{Driver, Health, Report, environment};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::drivers::{DEADLINE, Tried, Words};
+use super::safety;
+use crate::drivers::{DEADLINE, SAFE, Tried, Words};
 
 /// The option to which a program of ours answers with one JSON object; Lima's own know it not.
 const OPTION: &str = "--health";
@@ -24,15 +25,10 @@ const AGAIN: Duration = Duration::from_millis(50);
 const MOST_ANSWER: u64 = 64 << 10;
 const MOST_WORDS: u64 = 16 << 10;
 const MOST_LINES: usize = 50;
-/// What a program is told of us.
-const ENVIRONMENT: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "XDG_RUNTIME_DIR"];
-/// Settings of Lima, of ours and of QEMU's driver.
-const ENVIRONMENT_PREFIXES: &[&str] = &["LIMA_", "LIMAFS_", "QEMU_SYSTEM_"];
 
 /// Of one that is not run.
 pub fn refused(why: &str) -> Tried {
-    let fix = "let nobody but you and root write to it and to the directories above it";
-    tried(Some(Health::failing(true, "unsafe-path", why, fix)), None, Vec::new())
+    tried(Some(Health::failing(true, "unsafe-path", why, SAFE)), None, Vec::new())
 }
 
 pub async fn built_in(driver: Arc<dyn Driver>) -> Tried {
@@ -47,25 +43,43 @@ pub async fn built_in(driver: Arc<dyn Driver>) -> Tried {
 }
 
 pub async fn program(path: &Path) -> Tried {
+    // It may have changed since it was found.
+    if let Some(why) = safety::fault(path) {
+        return refused(&why);
+    }
     let mut command = Command::new(path);
-    command.arg(OPTION).env_clear().current_dir("/").process_group(0).kill_on_drop(true);
-    command.envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_told)));
+    command.arg(OPTION).env_clear().envs(environment()).current_dir("/").process_group(0).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = match spawn(&mut command).await {
-        Ok(child) => child,
+    let mut group = match spawn(&mut command).await {
+        Ok(child) => Group(child),
         Err(error) => return tried(Some(Health::failing(true, "not-runnable", error, "")), None, Vec::new()),
     };
-    let heard = timeout(DEADLINE, hear(&mut child)).await;
-    // Not reaped yet, so that the number is still its own; what it has started goes with it.
-    if let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-        // None left is what is wanted.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
+    let heard = timeout(DEADLINE, hear(&mut group.0)).await;
+    group.kill();
     // It ended or was killed, so that this does not last.
-    let status = child.wait().await;
+    let status = group.0.wait().await;
     match heard {
         Err(_) => tried(Some(late()), None, Vec::new()),
         Ok(heard) => judge(&heard, status.ok().filter(|_| heard.complete)),
+    }
+}
+
+/// A program with all that it starts. Dropping it ends them: nobody waits for a trial any more.
+struct Group(Child);
+
+impl Group {
+    fn kill(&self) {
+        // As long as it is not reaped the number is its own.
+        if let Some(group) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            // None left is what is wanted.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -78,11 +92,6 @@ async fn spawn(command: &mut Command) -> std::io::Result<Child> {
             done => return done,
         }
     }
-}
-
-/// Whether a driver may know this variable.
-pub fn is_told(name: &str) -> bool {
-    ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 struct Heard {

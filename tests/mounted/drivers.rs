@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::common::fleet::FAKE;
-use crate::common::{Case, Failed, Fleet, Outcome, secs, wait_until};
+use crate::common::{Case, Failed, Fleet, Outcome, procs, secs, wait_until};
 use crate::{cases, ensure, same};
 
 pub fn cases() -> Vec<Case> {
@@ -24,6 +24,8 @@ pub fn cases() -> Vec<Case> {
         a_driver_that_comes_and_goes_is_seen_by_inotify,
         a_status_is_found_by_trying_and_never_waited_for,
         a_driver_that_hangs_is_nobody_elses_trouble,
+        x15_a_driver_that_never_serves_is_an_error_of_its_own_instance,
+        a_trial_that_hangs_ends_with_the_mount,
         the_best_healthy_driver_is_chosen_and_the_status_says_why,
         an_instance_that_ran_keeps_its_driver,
         nothing_can_be_changed_among_the_drivers,
@@ -270,6 +272,36 @@ fn a_driver_that_hangs_is_nobody_elses_trouble() -> Outcome {
     wait_until("it is given up", secs(40), || {
         yaml(&fleet, ".drivers/hangs/status").is_ok_and(|status| status["reason"] == "timeout")
     })
+}
+
+fn x15_a_driver_that_never_serves_is_an_error_of_its_own_instance() -> Outcome {
+    let (fleet, dir) = with_drivers()?;
+    program(&dir, "mute", "exec sleep 1000")?;
+    fleet.mount()?;
+    fleet.create("foo", &FAKE.replace("fake", "mute"))?;
+    fleet.create("bar", FAKE)?;
+    fleet.ok("echo start > foo/state; echo start > bar/state")?;
+    fleet.wait_state("bar", "Running", secs(10))?;
+    fleet.wait_state("foo", "Broken", secs(30))?;
+    same!(fleet.read("foo/error"), "the start of driver mute took longer than 10 s\n");
+    ensure!(procs::naming(&dir.join("lima-driver-mute")).is_empty(), "its program is left");
+    Ok(())
+}
+
+fn a_trial_that_hangs_ends_with_the_mount() -> Outcome {
+    let (fleet, dir) = with_drivers()?;
+    let pids = dir.join("pids");
+    program(&dir, "a", &format!("sleep 1000 &\necho $$ $! > {}\nwait", pids.display()))?;
+    fleet.mount()?;
+    let all = || -> Vec<u32> {
+        let text = fs::read_to_string(&pids).unwrap_or_default();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    };
+    fleet.read(".drivers/a/status");
+    wait_until("it is being tried", secs(10), || all().len() == 2)?;
+    // Before its time is up.
+    fleet.limafs(&["unmount", &fleet.mnt.display().to_string()])?.text()?;
+    wait_until("nothing of it is left", secs(5), || !all().into_iter().any(procs::is_alive))
 }
 
 fn the_best_healthy_driver_is_chosen_and_the_status_says_why() -> Outcome {

@@ -55,8 +55,11 @@ pub fn limactl_boots_a_guest_with_our_driver() -> Outcome {
     fs::create_dir(&drivers)?;
     symlink(ours(), drivers.join("lima-driver-qemu"))?;
     fs::write(fleet.root().join("foo.yaml"), document()?)?;
-    let before =
-        format!("cd / && LIMA_DRIVERS_PATH='{}' \"$LIMAFS_TEST_LIMACTL_EXTERNAL\" --tty=false", drivers.display());
+    // The variable is for the other way round: our driver says itself which machine and accelerator it wants.
+    let before = format!(
+        "cd / && env -u QEMU_SYSTEM_X86_64 LIMA_DRIVERS_PATH='{}' \"$LIMAFS_TEST_LIMACTL_EXTERNAL\" --tty=false",
+        drivers.display()
+    );
     let limactl = |arguments: &str| fleet.sh_within(&format!("{before} {arguments}"), secs(BOOT))?.text();
     limactl(&format!("create --name=foo '{}'", fleet.root().join("foo.yaml").display()))?;
     limactl("start foo")?;

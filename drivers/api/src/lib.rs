@@ -6,6 +6,7 @@ mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod driver;
+mod environment;
 mod error;
 mod health;
 mod instance;
@@ -21,11 +22,12 @@ mod wire;
 pub use blob::Blob;
 pub use config::*;
 pub use driver::{Accelerator, Driver, Features, Info, Memory, Snapshot, SshLogin, Vm, VmEvent};
+pub use environment::environment;
 pub use error::{Error, Result};
 pub use health::{About, Health, Priority, Report};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};
 #[cfg(feature = "client")]
-pub use remote::Remote;
+pub use remote::{Fault, Remote};
 #[cfg(feature = "server")]
 pub use serve::serve;
 /// The messages and services of `proto/`, for other hosts and drivers.

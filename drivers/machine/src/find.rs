@@ -23,11 +23,20 @@ pub fn find(dirs: &[PathBuf]) -> Vec<(String, PathBuf)> {
             match check(&entry.path()) {
                 Ok(Some(path)) => drop(found.insert(name.to_owned(), path)),
                 Ok(None) => {}
-                Err(why) => tracing::warn!("{}: {why}", entry.path().display()),
+                Err(why) => tracing::warn!("{} is not run: {why}", entry.path().display()),
             }
         }
     }
     found.into_iter().collect()
+}
+
+/// Why a plugin that was found may not be run any more; `None` when it may be.
+pub fn fault(program: &Path) -> Option<String> {
+    match check(program) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some("is no program".into()),
+        Err(why) => Some(why),
+    }
 }
 
 /// A name that a `vmType` can have.
@@ -47,7 +56,7 @@ fn check(path: &Path) -> Result<Option<PathBuf>, String> {
     for part in path.ancestors() {
         let meta = fs::metadata(part).map_err(|error| error.to_string())?;
         if !is_safe(&meta) {
-            return Err(format!("is not run: {} can be written by others", part.display()));
+            return Err(format!("{} can be written by others", part.display()));
         }
     }
     Ok(Some(path))

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::client::{Client, Fault};
+use crate::find;
 use crate::gob::{Shape, Value};
 use crate::log::Log;
 use crate::wire::{self, EMPTY};
@@ -40,7 +41,12 @@ impl Plugin {
     /// Starts `program` as the plugin `name` and connects to it. What it prints goes to `log`.
     pub async fn start(program: &Path, name: &str, log: &Arc<Log>) -> Result<Self, Fault> {
         let gone = |what: &str, error: &dyn std::fmt::Display| Fault::Gone(format!("{what}: {error}"));
+        // Each time: what was safe when it was found may have been replaced.
+        if let Some(why) = find::fault(program) {
+            return Err(Fault::Gone(format!("it is not run: {why}")));
+        }
         let mut command = Command::new(program);
+        command.env_clear().envs(limafs_driver::environment());
         command.env(TOKEN.0, TOKEN.1).env(DRIVER_NAME, name).current_dir("/").kill_on_drop(true).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| gone("starting it", &error))?;

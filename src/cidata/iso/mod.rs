@@ -7,7 +7,7 @@
 //!        19  path tables: primary little and big endian, Joliet little and big endian
 //!            directories: primary (with Rock Ridge), Joliet
 //!            continuations of Rock Ridge names too long for a directory record
-//!            files, shared by both trees
+//!            files, shared by both trees; the archive with containerd, where it is on the disk, is the last
 //! ```
 //! Sources: ECMA-119, the Rock Ridge Interchange Protocol 1.10 (IEEE P1282), the Joliet specification.
 
@@ -18,17 +18,23 @@ mod tree;
 use record::{Continuations, both16, both32};
 use tree::{Flavour, Layout, Tree};
 
-use super::Entry;
+use super::{ARCHIVE, Archive, Entry};
 use crate::error::{Error, Result};
 
-const SECTOR: usize = 2048;
+pub const SECTOR: usize = 2048;
 const DESCRIPTORS: usize = 16;
 const FIRST_FREE: usize = DESCRIPTORS + 3;
 const LABEL: &str = "cidata";
 
 /// Makes the image. Refuses paths that are not plain and relative, and files that name another's directory.
-pub fn iso(entries: &[Entry]) -> Result<Vec<u8>> {
-    let tree = Tree::of(entries)?;
+///
+/// With an archive the image is not whole: the archive's bytes are to follow, filled up to a whole [`SECTOR`]. It is
+/// larger than everything else together by far, and need not be in memory for this.
+pub fn iso(entries: &[Entry], archive: Option<&Archive>) -> Result<Vec<u8>> {
+    let mut tree = Tree::of(entries)?;
+    if let Some(Archive { size, .. }) = archive {
+        tree.add_outside(ARCHIVE, *size)?;
+    }
     let mut next = FIRST_FREE;
     let mut layouts = [Flavour::RockRidge, Flavour::Joliet].map(|flavour| Layout::new(&tree, flavour));
     for layout in &mut layouts {
@@ -43,14 +49,16 @@ pub fn iso(entries: &[Entry]) -> Result<Vec<u8>> {
     let size = u32::try_from(next).ok().filter(|sectors| *sectors < u32::MAX / SECTOR as u32);
     let size = size.ok_or_else(|| Error::invalid("cidata", "the files have more than 4 GiB together"))?;
 
-    let mut image = vec![0; next * SECTOR];
+    // The archive was placed last.
+    let held = archive.and_then(|_| extents.last().copied()).unwrap_or(next);
+    let mut image = vec![0; held * SECTOR];
     for (index, layout) in layouts.iter().enumerate() {
         put(&mut image, DESCRIPTORS + index, &descriptor(layout, size));
         layout.write(&mut image, &extents, &mut continuations);
     }
     put(&mut image, DESCRIPTORS + 2, b"\xffCD001\x01");
     put(&mut image, continuations.first_sector(), continuations.bytes());
-    for (extent, file) in extents.iter().zip(&tree.files) {
+    for (extent, file) in extents.iter().zip(&tree.files).filter(|(_, file)| !file.bytes.is_empty()) {
         put(&mut image, *extent, file.bytes);
     }
     Ok(image)

@@ -2,8 +2,13 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 
-use super::iso;
-use crate::cidata::Entry;
+use super::SECTOR;
+use crate::cidata::{ARCHIVE, Archive, Entry};
+use crate::error::Result;
+
+fn iso(entries: &[Entry]) -> Result<Vec<u8>> {
+    super::iso(entries, None)
+}
 
 fn entry(path: &str, bytes: impl Into<Vec<u8>>) -> Entry {
     Entry { path: path.into(), mode: 0o600, bytes: bytes.into() }
@@ -45,6 +50,33 @@ fn run(image: &[u8], program: &str, args: &[&str]) -> Option<(bool, Vec<u8>)> {
 #[test]
 fn the_same_entries_make_the_same_bytes() {
     assert!(iso(&entries()).unwrap() == iso(&entries()).unwrap());
+}
+
+#[test]
+fn an_archive_that_follows_the_image_is_a_file_of_it() {
+    let bytes: Vec<u8> = (0..5000_u32).flat_map(u32::to_le_bytes).collect();
+    let archive = Archive { id: "0123".into(), size: bytes.len() as u64 };
+    let mut image = super::iso(&entries(), Some(&archive)).unwrap();
+    assert_eq!(image.len() % SECTOR, 0);
+    image.extend(&bytes);
+    image.resize(image.len().next_multiple_of(SECTOR), 0);
+    let sectors = u32::from_le_bytes(image[16 * 2048 + 80..][..4].try_into().unwrap());
+    assert_eq!(image.len(), sectors as usize * SECTOR);
+    // As if it had been among the others, which are sorted; only its place is another.
+    let mut with = entries();
+    with.push(entry(ARCHIVE, bytes.clone()));
+    assert!(iso(&with).unwrap() == image);
+    let path = format!("/{ARCHIVE}");
+    if let Some((_, output)) = run(&image, "isoinfo", &["-R", "-i", "IMAGE", "-x", &path]) {
+        assert!(output == bytes, "{} bytes", output.len());
+    }
+}
+
+#[test]
+fn an_archive_that_no_disk_holds_is_refused() {
+    let archive = Archive { id: "0123".into(), size: 1 << 33 };
+    let error = super::iso(&entries(), Some(&archive)).unwrap_err();
+    assert!(error.to_string().contains("more than 4 GiB"), "{error}");
 }
 
 #[test]

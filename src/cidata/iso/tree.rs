@@ -48,6 +48,8 @@ struct Dir<'a> {
 
 pub struct FileNode<'a> {
     mode: u32,
+    pub length: usize,
+    /// None of what the image does not hold itself.
     pub bytes: &'a [u8],
 }
 
@@ -61,14 +63,25 @@ impl<'a> Tree<'a> {
     pub fn of(entries: &'a [Entry]) -> Result<Self> {
         let mut tree = Self { dirs: vec![Dir { parent: 0, children: BTreeMap::new() }], files: Vec::new() };
         for entry in entries {
-            tree.add(entry).map_err(|why| Error::invalid(format!("cidata file {:?}", entry.path), why))?;
+            let file = FileNode { mode: entry.mode, length: entry.bytes.len(), bytes: &entry.bytes };
+            tree.add(&entry.path, file)?;
         }
         Ok(tree)
     }
 
-    fn add(&mut self, entry: &'a Entry) -> std::result::Result<(), &'static str> {
+    /// Adds a file whose bytes come from elsewhere, behind all others.
+    pub fn add_outside(&mut self, path: &'a str, size: u64) -> Result<()> {
+        let length = usize::try_from(size).map_err(|_| Error::invalid(path, "is larger than can be addressed"))?;
+        self.add(path, FileNode { mode: 0o600, length, bytes: &[] })
+    }
+
+    fn add(&mut self, path: &'a str, file: FileNode<'a>) -> Result<()> {
+        self.hang(path, file).map_err(|why| Error::invalid(format!("cidata file {path:?}"), why))
+    }
+
+    fn hang(&mut self, path: &'a str, file: FileNode<'a>) -> std::result::Result<(), &'static str> {
         let mut at = 0;
-        let mut parts = entry.path.split('/').peekable();
+        let mut parts = path.split('/').peekable();
         while let Some(part) = parts.next() {
             if part.is_empty() || part == "." || part == ".." || part.len() > 255 {
                 return Err("is no plain relative path");
@@ -83,7 +96,7 @@ impl<'a> Tree<'a> {
                     at = dir;
                 }
                 (None, None) => {
-                    self.files.push(FileNode { mode: S_IFREG | (entry.mode & 0o777), bytes: &entry.bytes });
+                    self.files.push(FileNode { mode: S_IFREG | (file.mode & 0o777), ..file });
                     self.dirs[at].children.insert(part, Child::File(self.files.len() - 1));
                 }
                 (Some(_), _) => return Err("is there twice"),
@@ -94,7 +107,7 @@ impl<'a> Tree<'a> {
 
     /// Sector of each file.
     pub fn place_files(&self, next: &mut usize) -> Vec<usize> {
-        let place = |file: &FileNode| std::mem::replace(next, *next + sectors(file.bytes.len()));
+        let place = |file: &FileNode| std::mem::replace(next, *next + sectors(file.length));
         self.files.iter().map(place).collect()
     }
 
@@ -201,7 +214,7 @@ impl<'a> Layout<'a> {
                 Child::Dir(dir) => (self.extents[dir], length_of(dir), true, DIR_MODE, self.tree.links(dir)),
                 Child::File(file) => {
                     let node = &self.tree.files[file];
-                    (files[file], node.bytes.len(), false, node.mode, 1)
+                    (files[file], node.length, false, node.mode, 1)
                 }
             };
             let fields = match self.flavour {

@@ -90,10 +90,10 @@ impl Told {
 #[test]
 fn a_disk_of_ours_is_known_from_one_of_lima() {
     let ours = told().render().unwrap();
-    assert!(is_ours(&iso(&ours.entries).unwrap()));
+    assert!(is_ours(&*iso(&ours.entries, None).unwrap()).unwrap());
     let meta = Entry::text("meta-data", "instance-id: iid-1795280298\nlocal-hostname: lima-foo\n");
     let env = Entry::text("lima.env", "LIMA_CIDATA_NAME=foo\nLIMA_CIDATA_USER=ada\n");
-    assert!(!is_ours(&iso(&[env, meta]).unwrap()));
+    assert!(!is_ours(&*iso(&[env, meta], None).unwrap()).unwrap());
 }
 
 #[test]

@@ -2,10 +2,13 @@
 //! it differs.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use limafs_driver::{Config, Driver, Info, mac_address};
 
+use super::iso::Image;
 use super::{Boot, directory};
 use crate::cidata::{self, Archive, Guest};
 use crate::config;
@@ -58,24 +61,26 @@ pub async fn write_cidata(
         archive: given.archive.as_ref(),
         host_env: &environment(),
     };
-    let mut cidata = cidata::render(&guest)?;
-    if let Some(path) = &given.packed {
-        cidata.add_archive(std::fs::read(path).map_err(Error::io(path))?);
-    }
-    if features.no_cloud_init {
-        directory::replace(&directory, &cidata.entries)?;
-    } else {
-        directory::remove(&directory)?;
-        let iso = cidata::iso(&cidata.entries)?;
-        if !has_bytes(&path, &iso) {
-            store::replace(&path, &iso, 0o600)?;
+    let cidata = cidata::render(&guest)?;
+    let user_data = cidata.entries.iter().find(|entry| entry.path == "user-data").map(|entry| entry.bytes.clone());
+    let iid = cidata.iid.clone();
+    let packed = given.packed.clone();
+    let archive = given.archive.clone().filter(|_| packed.is_some());
+    let no_cloud_init = features.no_cloud_init;
+    let write = move || match no_cloud_init {
+        true => directory::replace(&directory, &cidata.entries, packed.as_deref()),
+        false => {
+            directory::remove(&directory)?;
+            Image { held: cidata::iso(&cidata.entries, archive.as_ref())?, archive: packed }.replace(&path)
         }
-    }
-    if let Some(user_data) = cidata.entries.iter().find(|entry| entry.path == "user-data") {
+    };
+    // Beside the hostagent's thread: an archive on it takes seconds.
+    tokio::task::spawn_blocking(write).await.map_err(|error| Error::failed("making cidata", error))??;
+    if let Some(user_data) = user_data {
         // For people to look at. Like the disk it may hold what `env` and `param` hold.
-        store::replace(&boot.dir.join(names::CLOUD_CONFIG), &user_data.bytes, 0o400)?;
+        store::replace(&boot.dir.join(names::CLOUD_CONFIG), &user_data, 0o400)?;
     }
-    Ok(cidata.iid)
+    Ok(iid)
 }
 
 /// The same for a guest that gets it over ssh.
@@ -105,12 +110,13 @@ pub fn ssh_options(config: &Config) -> Vec<(&'static str, &'static str)> {
 
 /// limactl boots a guest with an instance id and a cidata.iso of its own, for which cloud-init makes new host keys.
 fn forget_host_keys_of_others(iso: &Path, known_hosts: &Path) -> Result<()> {
-    match std::fs::read(iso) {
-        Ok(bytes) if !cidata::is_ours(&bytes) => {
+    let is_ours = File::open(iso).and_then(|iso| cidata::is_ours(BufReader::new(iso)));
+    match is_ours {
+        Ok(false) => {
             tracing::info!("the last boot was not by limafs: the guest's ssh host key is taken anew");
             pin::remove(known_hosts)
         }
-        Ok(_) => Ok(()),
+        Ok(true) => Ok(()),
         // Nobody has booted it yet.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::io(iso)(error)),
@@ -154,11 +160,6 @@ fn ca_files(boot: &Boot, config: &Config) -> Result<Vec<String>> {
 /// Variables that are not text cannot reach a guest.
 fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect()
-}
-
-fn has_bytes(path: &Path, bytes: &[u8]) -> bool {
-    std::fs::metadata(path).is_ok_and(|meta| meta.len() == bytes.len() as u64)
-        && std::fs::read(path).is_ok_and(|old| old == bytes)
 }
 
 #[cfg(test)]

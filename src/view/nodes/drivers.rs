@@ -6,7 +6,7 @@ use limafs_driver::Features;
 use serde_json::Value;
 
 use super::status::scalar;
-use crate::drivers::{DriverOption, Known, Place, priority_word};
+use crate::drivers::{DriverOption, Known, Place, SAFE, priority_word};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -85,7 +85,7 @@ pub fn driver_status(known: &Known) -> String {
         lines.put("needs_improvement", "false");
         lines.put("error", why);
         lines.put("reason", "unsafe-path");
-        lines.put("fix", "let nobody but you and root write to it and to the directories above it");
+        lines.put("fix", SAFE);
     } else if let Some(health) = known.health() {
         lines.put("installed", truth(health.installed));
         lines.put("healthy", truth(health.healthy));

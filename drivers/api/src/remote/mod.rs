@@ -8,12 +8,12 @@
 //! ```
 
 mod driver;
-mod environment;
 mod life;
 mod line;
 mod log;
 mod once;
 mod process;
+mod program;
 mod server;
 
 use std::fmt;
@@ -26,6 +26,8 @@ use tokio::task::JoinSet;
 
 use self::life::Life;
 use self::line::Line;
+pub use self::program::Fault;
+use self::program::Program;
 use crate::wire::proto::driver::SetConfigRequest;
 use crate::wire::{EXTRA_KEY, EXTRA_VERSION, tree};
 use crate::{About, Error, Info, Instance, Result};
@@ -45,7 +47,7 @@ pub struct Remote {
 
 struct Inner {
     name: Arc<str>,
-    program: PathBuf,
+    program: Program,
     /// Held over awaits, which is what it is for: of two calls one starts the server.
     line: tokio::sync::Mutex<Option<Line>>,
     state: Mutex<State>,
@@ -68,6 +70,13 @@ struct State {
 impl Remote {
     /// A driver by its name and program. Starts nothing. Without an instance directory, `configure` tells it.
     pub fn new(name: &str, program: PathBuf, instance_dir: Option<PathBuf>) -> Self {
+        Self::guarded(name, program, instance_dir, |_| None)
+    }
+
+    /// As [`Remote::new`], of a program that is run only while `fault` has nothing against it. It is asked before every
+    /// start of the program: a file that was good once may be another one when a dead server is started again.
+    pub fn guarded(name: &str, program: PathBuf, instance_dir: Option<PathBuf>, fault: Fault) -> Self {
+        let program = Program { path: program, fault };
         let info = Info { name: name.into(), ..Info::default() };
         let state = Mutex::new(State { info, dir: instance_dir, ..State::default() });
         let inner = Inner { name: name.into(), program, line: tokio::sync::Mutex::new(None), state };
@@ -96,7 +105,7 @@ impl Drop for Remote {
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Remote").field("name", &self.inner.name).field("program", &self.inner.program).finish()
+        f.debug_struct("Remote").field("name", &self.inner.name).field("program", &self.inner.program.path).finish()
     }
 }
 

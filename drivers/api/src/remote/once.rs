@@ -1,7 +1,6 @@
 //! What a driver's program answers without serving.
 
 use std::io;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,11 +8,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::environment;
 use super::line::Line;
+use super::program::Program;
 use super::server;
 use crate::wire::ANSWER_MAX;
 use crate::wire::status::sentence;
@@ -26,7 +24,7 @@ const REPORT: Duration = Duration::from_secs(10);
 const STDERR_MAX: usize = 4096;
 
 /// Lima's envelope: a JSON string with base64 of the JSON of an instance, and the same back.
-pub(super) async fn inspect_status(name: &str, program: &Path, instance: Instance) -> Result<Instance> {
+pub(super) async fn inspect_status(name: &str, program: &Program, instance: Instance) -> Result<Instance> {
     let garbage =
         |error: String| Error::failed(format!("driver {name}"), format!("its answer is no instance: {error}"));
     let text = serde_json::to_vec(&instance).map_err(|error| garbage(error.to_string()))?;
@@ -40,7 +38,7 @@ pub(super) async fn inspect_status(name: &str, program: &Path, instance: Instanc
 }
 
 /// What a driver says of itself. One that cannot, as Lima's own, works if it can be started and says what it is.
-pub(super) async fn report(name: &str, program: &Path) -> Report {
+pub(super) async fn report(name: &str, program: &Program) -> Report {
     let answer = ask(name, program, "-health", Vec::new(), REPORT).await;
     let error = match answer.map(|text| serde_json::from_slice(&text)) {
         Ok(Ok(report)) => return report,
@@ -67,7 +65,7 @@ fn unhealthy(error: &Error) -> Report {
 }
 
 /// Starts a server only to ask what it is.
-async fn introduced(name: &str, program: &Path) -> Result<Info> {
+async fn introduced(name: &str, program: &Program) -> Result<Info> {
     let dir = tempfile::tempdir().map_err(Error::io("a temporary directory"))?;
     let (server, stream) = server::find_or_start(name, program, dir.path()).await?;
     let line = Line::open(name.into(), stream, server).await?;
@@ -77,11 +75,11 @@ async fn introduced(name: &str, program: &Path) -> Result<Info> {
 }
 
 /// One run of the program; it is killed when it takes longer or says more than it may.
-async fn ask(name: &str, program: &Path, flag: &str, input: Vec<u8>, deadline: Duration) -> Result<Vec<u8>> {
-    let mut command = Command::new(program);
-    command.arg(flag).current_dir("/").env_clear().envs(environment::of_drivers()).kill_on_drop(true);
+async fn ask(name: &str, program: &Program, flag: &str, input: Vec<u8>, deadline: Duration) -> Result<Vec<u8>> {
+    let mut command = program.command(name)?;
+    command.arg(flag).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(Error::io(program))?;
+    let mut child = command.spawn().map_err(Error::io(&program.path))?;
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(Error::failed(format!("driver {name}"), "has no standard streams"));
@@ -93,7 +91,7 @@ async fn ask(name: &str, program: &Path, flag: &str, input: Vec<u8>, deadline: D
         io::Result::Ok((child.wait().await?, answer?, words?))
     };
     let late = |_| Error::Timeout { what: format!("driver {name} {flag}"), seconds: deadline.as_secs() };
-    let (status, answer, words) = timeout(deadline, talk).await.map_err(late)?.map_err(Error::io(program))?;
+    let (status, answer, words) = timeout(deadline, talk).await.map_err(late)?.map_err(Error::io(&program.path))?;
     if !status.success() {
         let words = sentence(&String::from_utf8_lossy(&words));
         return Err(Error::failed(format!("driver {name} {flag}"), format!("{status}: {words}")));

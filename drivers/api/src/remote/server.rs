@@ -17,15 +17,15 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdout};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::environment;
 use super::line::connect;
 use super::log::{self, Tail};
 use super::process::Process;
+use super::program::Program;
 use crate::wire::names;
 use crate::{Error, Result};
 
@@ -57,7 +57,7 @@ pub(super) struct Server {
 }
 
 /// The server of driver `name` in an instance directory, and a connection to it.
-pub(super) async fn find_or_start(name: &str, program: &Path, dir: &Path) -> Result<(Server, UnixStream)> {
+pub(super) async fn find_or_start(name: &str, program: &Program, dir: &Path) -> Result<(Server, UnixStream)> {
     if let Some(found) = find(name, dir).await {
         return Ok(found);
     }
@@ -151,12 +151,12 @@ struct Handshake {
 }
 
 impl Starting {
-    fn spawn(name: &str, program: &Path, arguments: &[OsString], dir: &Path) -> Result<Self> {
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir("/").env_clear().envs(environment::of_drivers());
+    fn spawn(name: &str, program: &Program, arguments: &[OsString], dir: &Path) -> Result<Self> {
+        let mut command = program.command(name)?;
+        command.args(arguments);
         // What a terminal sends its programs is not for this one.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(Error::io(program))?;
+        let mut child = command.spawn().map_err(Error::io(&program.path))?;
         let pid = child.id().unwrap_or_default();
         let Ok(process) = Process::open(pid) else {
             // Unwatched it would be worse than not started; that it has ended is as well.

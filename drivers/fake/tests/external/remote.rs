@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::bench::{Bench, is_alive, processes_of, until};
-use limafs_driver::{Driver, Error, Vm, VmEvent};
+use limafs_driver::{Driver, Error, Remote, Vm, VmEvent};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
@@ -130,6 +130,29 @@ async fn x15_a_vm_whose_driver_is_gone_for_good_is_not_said_to_have_ended_before
     timeout(DEADLINE, remote.kill()).await.unwrap().unwrap();
     assert!(matches!(next(&mut vm).await, VmEvent::Exited { clean: false, .. }));
     assert!(!is_alive(pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s25_a_program_that_became_unsafe_is_not_started_again() {
+    let bench = Bench::fake();
+    let mark = bench.program.with_extension("unsafe");
+    let remote = Remote::guarded(bench.name, bench.program.clone(), Some(bench.instance_dir()), |program| {
+        program.with_extension("unsafe").exists().then(|| "anybody may write it".into())
+    });
+    remote.configure(bench.instance()).await.unwrap();
+    let mut vm = remote.start().await.unwrap();
+    fs::write(&mark, "").unwrap();
+    kill(bench.server().unwrap());
+    assert_eq!(next(&mut vm).await, VmEvent::Unresponsive);
+    let refused = "driver fake: is not run: anybody may write it";
+    assert_eq!(remote.validate().await.unwrap_err().to_string(), refused);
+    assert_eq!(remote.inspect_status(bench.instance()).await.unwrap_err().to_string(), refused);
+    assert_eq!(remote.health().await.error, refused);
+    assert!(servers(&bench).is_empty());
+    // It goes on once the program is what it should be.
+    fs::remove_file(&mark).unwrap();
+    assert_eq!(next(&mut vm).await, VmEvent::Responsive);
+    remote.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,8 @@ const KEPT: &[&str] = &[
 /// Settings of Lima, of ours and of QEMU's driver.
 const KEPT_PREFIXES: &[&str] = &["LIMA_", "LIMAFS_", "QEMU_SYSTEM_"];
 
-pub(super) fn of_drivers() -> Vec<(OsString, OsString)> {
+/// The variables of this process's that a driver's program, or a plugin, is started with.
+pub fn environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_kept)).collect()
 }
 
