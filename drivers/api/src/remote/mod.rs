@@ -15,6 +15,7 @@ mod log;
 mod once;
 mod process;
 mod server;
+mod spawn;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 
 use self::life::Life;
 use self::line::Line;
+pub use self::spawn::spawn;
 use crate::wire::proto::driver::SetConfigRequest;
 use crate::wire::{EXTRA_KEY, EXTRA_VERSION, tree};
 use crate::{About, Error, Info, Instance, Result};

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::environment;
 use super::line::Line;
 use super::server;
+use super::spawn::spawn;
 use crate::wire::ANSWER_MAX;
 use crate::wire::status::sentence;
 use crate::{Error, Health, Info, Instance, Report, Result};
@@ -81,7 +82,7 @@ async fn ask(name: &str, program: &Path, flag: &str, input: Vec<u8>, deadline: D
     let mut command = Command::new(program);
     command.arg(flag).current_dir("/").env_clear().envs(environment::of_drivers()).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(Error::io(program))?;
+    let mut child = spawn(&mut command).await.map_err(Error::io(program))?;
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(Error::failed(format!("driver {name}"), "has no standard streams"));
