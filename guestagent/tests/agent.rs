@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use limafs_guestagent::client::{self, Client, dial};
 use limafs_guestagent::ports::{Port, Ports, watch};
-use limafs_guestagent::proto::{Event, Inotify, TunnelMessage};
+use limafs_guestagent::proto::{Event, Inotify, IpPort, TunnelMessage};
 use limafs_guestagent::server::{Beginning, serve};
 use limafs_guestagent::service::Agent;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Host {
     client: Client,
@@ -92,22 +92,34 @@ async fn info_has_what_listens_and_what_kubernetes_serves() {
 #[tokio::test]
 async fn a_stream_of_events_goes_on_where_the_last_one_ended() {
     let mut host = host().await;
-    let before = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // At an address that nobody else uses.
+    drop(TcpListener::bind("127.0.0.77:0").await.unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let number = i32::from(listener.local_addr().unwrap().port());
     let is_ours = |event: &Event| {
-        let added = event.added_local_ports.iter().filter(|port| port.port == number).count();
-        added as i32 - event.removed_local_ports.iter().filter(|port| port.port == number).count() as i32
+        // Others may have the same number elsewhere.
+        let is_it =
+            |port: &&IpPort| (port.protocol.as_str(), port.ip.as_str(), port.port) == ("tcp", "127.0.0.1", number);
+        let count = |ports: &[IpPort]| ports.iter().filter(is_it).count() as i32;
+        count(&event.added_local_ports) - count(&event.removed_local_ports)
     };
+    let streams = host.services.receiver_count();
     let mut events = host.client.events().await.unwrap();
     let mut seen = 0;
     while seen < 1 {
         let event = event(&mut events).await;
         assert!(event.time.is_some() && event.errors.is_empty());
-        assert!(event.added_local_ports.iter().all(|port| port.port != i32::from(before.port())));
+        assert!(event.added_local_ports.iter().all(|port| port.ip != "127.0.0.77"));
         seen += is_ours(&event);
     }
     drop(events);
+    // What the agent tells before it learns of the end counts as heard.
+    let ended = async {
+        while host.services.receiver_count() > streams {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, ended).await.unwrap();
     drop(listener);
     let mut events = connect(&host.agent).await.events().await.unwrap();
     while seen > 0 {
@@ -123,14 +135,18 @@ async fn a_listener_is_told_within_200_ms() {
     let mut events = host.client.events().await.unwrap();
     event(&mut events).await;
     let mut best = Duration::MAX;
-    for _ in 0..5 {
+    // The best of some: other work on this machine makes it longer, never shorter.
+    for _ in 0..40 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = i32::from(listener.local_addr().unwrap().port());
         let began = Instant::now();
         while !event(&mut events).await.added_local_ports.iter().any(|added| added.port == port) {}
         best = best.min(began.elapsed());
+        if best < Duration::from_millis(200) {
+            return;
+        }
     }
-    assert!(best < Duration::from_millis(200), "{best:?}");
+    panic!("{best:?}");
 }
 
 #[tokio::test]
@@ -160,8 +176,8 @@ async fn a_side_that_is_gone_is_noticed_by_the_other_at_once() {
     let mut host = host().await;
     let mut by_guest = Duration::MAX;
     let mut by_host = Duration::MAX;
-    // The best of some: other tests run beside this one.
-    for _ in 0..5 {
+    // As above.
+    for _ in 0..20 {
         let (_sender, mut answers, guest) = joined(&mut host.client).await;
         rustix::net::sockopt::set_socket_linger(&guest, Some(Duration::ZERO)).unwrap();
         let began = Instant::now();
@@ -203,7 +219,9 @@ async fn datagrams_keep_their_bounds_and_have_a_peer_each() {
     assert_eq!(next(&mut answers).await.unwrap().unwrap(), b"b");
     // A tunnel's own socket is none that listens.
     let ports = host.client.info().await.unwrap().local_ports;
-    assert!(ports.iter().all(|port| peers.iter().all(|peer| port.port != i32::from(peer.port()))));
+    let is_peer =
+        |port: &IpPort| port.protocol == "udp" && peers.iter().any(|peer| port.port == i32::from(peer.port()));
+    assert!(!ports.iter().any(is_peer), "{ports:?}");
 }
 
 #[tokio::test]

@@ -181,6 +181,7 @@ async fn reach(dir: &Path) -> State {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{UnixListener, UnixStream};
@@ -226,19 +227,17 @@ mod tests {
         let begun = Instant::now();
         let (silent, other) = tokio::join!(client.fstat(b"h"), client.fstat(b"i"));
         assert_eq!((silent, other), (Err(Fault::Late), Err(Fault::Late)));
-        assert!(begun.elapsed() < METADATA * 2);
         let error = link.explain(&client, begun, Attempt::Look, Fault::Late).await;
         assert_eq!(error.errno(), libc::ETIMEDOUT);
-        let asked = Instant::now();
-        assert_eq!(link.client().await.err().unwrap().errno(), libc::EHOSTDOWN);
-        assert!(asked.elapsed() < Duration::from_millis(50));
+        // While it hangs nobody waits for it: the answer is there when it is asked for.
+        assert_eq!(link.client().now_or_never().unwrap().err().unwrap().errno(), libc::EHOSTDOWN);
         assert!(!client.is_open());
         let again = async {
             while link.client().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(Duration::from_secs(20), again).await.unwrap();
+        timeout(Duration::from_secs(60), again).await.unwrap();
         assert_eq!(link.client().await.unwrap().rmdir(b"/a").await, Ok(()));
     }
 
@@ -258,8 +257,9 @@ mod tests {
     async fn without_a_hostagent_the_host_is_down() {
         let temp = tempfile::tempdir().unwrap();
         let link = Link::new(temp.path());
+        // Not for the deadline of one that is there and does not answer.
         let asked = Instant::now();
         assert_eq!(link.client().await.err().unwrap().errno(), libc::EHOSTDOWN);
-        assert!(asked.elapsed() < Duration::from_secs(1));
+        assert!(asked.elapsed() < METADATA);
     }
 }

@@ -56,7 +56,6 @@ fn driver_path(path: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
     use std::process::{Command, Output};
 
@@ -65,8 +64,10 @@ mod tests {
     /// Runs packages.sh where there is nothing but a pretend package manager.
     fn install(dir: &Path, manager: &str, script: &str, words: &[&str]) -> Output {
         let program = dir.join(manager);
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: one that other threads fork from meanwhile would keep it open for writing, and so busy.
+        let mut writer = Command::new("/bin/sh");
+        writer.args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$2\" && chmod 755 \"$2\"", "sh", script]);
+        assert!(writer.arg(&program).status().unwrap().success());
         Command::new("/bin/sh").arg(PACKAGES).args(words).env("PATH", dir).current_dir(dir).output().unwrap()
     }
 

@@ -165,7 +165,7 @@ mod tests {
     use crate::hostagent::ssh::tests::connect;
     use crate::hostagent::ssh::tests::guest::{Guest, Manners};
 
-    const LONG: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn kept(line: &Arc<Line>) -> (JoinSet<()>, mpsc::Receiver<Event>) {
         let (tell, told) = mpsc::channel(8);

@@ -1,27 +1,22 @@
 //! Has a driver say how it is: a built-in one in a task, a program with `--health` in a process of its own, both under a
 //! deadline. What a program answers is not trusted: its output has bounds, and nonsense is no answer.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use limafs_driver::{Driver, Health, Report, environment};
+use limafs_driver::{Driver, Health, Report, environment, spawn};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::safety;
 use crate::drivers::{DEADLINE, SAFE, Tried, Words};
 
 /// The option to which a program of ours answers with one JSON object; Lima's own know it not.
 const OPTION: &str = "--health";
-/// How long a program that is copied here may be open for writing, by whoever copies it.
-const BUSY: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(50);
 const MOST_ANSWER: u64 = 64 << 10;
 const MOST_WORDS: u64 = 16 << 10;
 const MOST_LINES: usize = 50;
@@ -80,17 +75,6 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// Starts a program; one that is just being written is waited for.
-async fn spawn(command: &mut Command) -> std::io::Result<Child> {
-    let late = Instant::now() + BUSY;
-    loop {
-        match command.spawn() {
-            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < late => sleep(AGAIN).await,
-            done => return done,
-        }
     }
 }
 

@@ -64,7 +64,7 @@ fn inotifywait_sees_changes_that_come_from_outside() -> Outcome {
     let vm = fleet.vm("foo").ok_or("no VM")?;
     crate::common::procs::signal(vm, rustix::process::Signal::KILL);
     saw(&mut job, "foo/state MODIFY")?;
-    wait_until("the VM's death is told", secs(2), || ["Stopped", "Broken"].contains(&fleet.state("foo").as_str()))
+    wait_until("the VM's death is told", secs(10), || ["Stopped", "Broken"].contains(&fleet.state("foo").as_str()))
 }
 
 fn inotifywait_sees_knobs_and_templates_that_others_change() -> Outcome {

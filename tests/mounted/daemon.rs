@@ -124,7 +124,7 @@ fn x33_sigterm_unmounts_even_when_busy() -> Outcome {
     same!(fleet.mounts(), 0);
     ensure!(vm.is_some_and(procs::is_alive) && agent.is_some_and(procs::is_alive), "the VM or its hostagent is gone");
     fleet.mount()?;
-    fleet.wait_state("foo", "Running", secs(3))?;
+    fleet.wait_state("foo", "Running", secs(10))?;
     same!(fleet.vm("foo"), vm);
     Ok(())
 }

@@ -65,14 +65,14 @@ fn e03_a_directory_made_behind_the_daemon_appears() -> Outcome {
     let fleet = Fleet::mounted()?;
     fleet.create("foo", FAKE)?;
     fleet.ok("ls; mkdir $H/probe")?;
-    wait_until("the new directory is listed", secs(2), || fleet.mnt.join("probe").is_dir())?;
+    wait_until("the new directory is listed", secs(10), || fleet.mnt.join("probe").is_dir())?;
     let state = fleet.state("probe");
     ensure!(["Uninitialized", "Broken"].contains(&state.as_str()), "it is {state}");
     same!(fleet.state("foo"), "Stopped");
     fleet.ok("cp foo/lima.yaml $H/probe/lima.yaml")?;
-    wait_until("its lima.yaml is seen", secs(2), || fleet.state("probe") == "Stopped")?;
+    wait_until("its lima.yaml is seen", secs(10), || fleet.state("probe") == "Stopped")?;
     fleet.ok("rm -r $H/probe")?;
-    wait_until("it is gone", secs(2), || !fleet.mnt.join("probe").exists())
+    wait_until("it is gone", secs(10), || !fleet.mnt.join("probe").exists())
 }
 
 fn e05_removing_what_never_was_is_enoent() -> Outcome {
@@ -217,7 +217,7 @@ fn kill_ends_the_vm_at_once() -> Outcome {
     fleet.running("foo")?;
     let vm = fleet.vm("foo");
     fleet.ok("echo kill > foo/state")?;
-    fleet.wait_state("foo", "Stopped", secs(2))?;
+    fleet.wait_state("foo", "Stopped", secs(5))?;
     ensure!(!vm.is_some_and(procs::is_alive), "the VM is still there");
     Ok(())
 }

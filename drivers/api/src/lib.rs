@@ -27,7 +27,7 @@ pub use error::{Error, Result};
 pub use health::{About, Health, Priority, Report};
 pub use instance::{DataDisk, Instance, mac_address, mount_tag};
 #[cfg(feature = "client")]
-pub use remote::{Fault, Remote};
+pub use remote::{Fault, Remote, spawn};
 #[cfg(feature = "server")]
 pub use serve::serve;
 /// The messages and services of `proto/`, for other hosts and drivers.

@@ -47,8 +47,8 @@ pub struct Behaviour {
     pub fail_suspend: Option<String>,
     /// What is saved cannot be gone on with, for this reason.
     pub fail_resume: Option<String>,
-    /// A snapshot takes so many milliseconds.
-    pub snapshot_ms: u64,
+    /// A snapshot is not taken for as long as this is told.
+    pub hang_snapshot: bool,
     /// One cannot be taken, for this reason.
     pub fail_snapshot: Option<String>,
     /// The bytes of the display; without them there is none.
@@ -311,8 +311,10 @@ impl Driver for Fake {
     }
 
     async fn create_snapshot(&self, tag: &str) -> Result<()> {
+        while self.behaviour()?.hang_snapshot {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let told = self.behaviour()?;
-        tokio::time::sleep(Duration::from_millis(told.snapshot_ms)).await;
         if let Some(why) = told.fail_snapshot {
             return Err(Error::failed("snapshot", why));
         }

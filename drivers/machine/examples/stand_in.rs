@@ -88,13 +88,15 @@ impl StandIn {
             "freeze" => loop {
                 std::thread::park();
             },
-            "flood" => {
+            // Beside its answers: it floods and is alive.
+            "flood" => tokio::task::spawn_blocking(|| {
                 let line = "x".repeat(1 << 10);
                 for _ in 0..(64 << 10) {
                     println!("{line}");
                 }
-                Ok(())
-            }
+            })
+            .await
+            .map_err(|error| error.to_string()),
             other => Err(format!("unknown manner {other:?}")),
         }
     }

@@ -144,8 +144,10 @@ impl Connection {
         beats.tick().await;
         let why = loop {
             let silent = self.asked.map(|asked| asked + PULSE);
-            // Every arm is cancel-safe: a channel, a reader that keeps what it has, and clocks.
+            // Every arm is cancel-safe: a channel, a reader that keeps what it has, and clocks. In this order: what it
+            // has said by now counts, however late this host comes to read it.
             let done = tokio::select! {
+                biased;
                 call = calls.recv() => match call {
                     Some(call) => {
                         if let Some((name, _)) = call.method.split_once('.') {

@@ -139,15 +139,15 @@ pub(crate) fn clean(dir: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     /// A description and the program that it names, a script.
     fn describe(dir: &Path, name: &str, kind: &str, script: &str) -> PathBuf {
         let binary = dir.join(name);
-        fs::write(&binary, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: one that other threads fork from meanwhile would keep it open for writing, and so busy.
+        let mut writer = std::process::Command::new("sh");
+        writer.args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$2\" && chmod 755 \"$2\"", "sh", script]);
+        assert!(writer.arg(&binary).status().unwrap().success());
         let text = serde_json::json!({ "description": "x", "type": kind, "binary": binary }).to_string();
         fs::write(dir.join(format!("{name}.json")), text).unwrap();
         binary

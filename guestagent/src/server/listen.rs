@@ -267,7 +267,7 @@ mod tests {
     use super::*;
     use crate::client;
 
-    const LONG: Duration = Duration::from_secs(20);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn agent() -> Agent {
         let (_, services) = watch::channel(Default::default());

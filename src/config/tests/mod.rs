@@ -1,6 +1,7 @@
 //! The tables of cases B and C, and what a whole document becomes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::layers::Layer;
 use super::parse::parse;
@@ -22,6 +23,12 @@ fn host() -> Host {
         machine_id: "0123456789abcdef".into(),
         drivers: Default::default(),
     }
+}
+
+/// How long this thread has worked: what else a machine does is not counted.
+pub fn worked() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn load_text(text: &str) -> Result<Loaded> {

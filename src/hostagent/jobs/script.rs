@@ -98,7 +98,7 @@ mod tests {
     /// The text of a file of a job, once there is one.
     fn read(home: &Path, id: &str, file: &str) -> String {
         let path = home.join(JOBS).join(id).join(file);
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match std::fs::read_to_string(&path) {
                 Ok(text) if !text.is_empty() => return text,
@@ -131,7 +131,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let home = home.path();
         sh(home, &start(&job("b-1", "sleep 600 & echo $! > $HOME/child; sleep 600")));
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while std::fs::read_to_string(home.join("child")).map_or(true, |text| text.is_empty()) {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();
@@ -160,7 +160,7 @@ mod tests {
         let pid = read(home, "c-1", "pid");
         sh(home, &remove(&["c-1".into()]));
         let stat = Path::new("/proc").join(pid.trim()).join("stat");
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
             assert!(Instant::now() < deadline);
         }

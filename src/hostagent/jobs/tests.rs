@@ -153,13 +153,15 @@ async fn a_job_of_which_a_guest_has_lost_everything_is_lost_and_not_run_again() 
     let Some(mut world) = world().await else { return };
     world.run("b", "echo ran >> again; exec sleep 600");
     world.until("it runs", || !world.read("b", PID).is_empty()).await;
+    let again = world.inside.path().join("again");
+    world.until("it has begun", || fs::read_to_string(&again).is_ok_and(|text| text == "ran\n")).await;
     let pid = world.read("b", PID);
     world.tasks.shutdown().await;
     let id = jobs::id(world.host.path(), &name("b")).unwrap();
     fs::remove_dir_all(world.inside.path().join(script::JOBS).join(id)).unwrap();
     world.hostagent();
     assert!(world.end_of("b").await.starts_with("lost"));
-    assert_eq!(fs::read_to_string(world.inside.path().join("again")).unwrap(), "ran\n");
+    assert_eq!(fs::read_to_string(again).unwrap(), "ran\n");
     let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
     let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use guest::{Guest, Manners};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 pub async fn connect(login: &Login, limit: Duration) -> Result<Session, Fault> {
     enter(login, dial(login, limit).await?, limit).await

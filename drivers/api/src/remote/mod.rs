@@ -15,6 +15,7 @@ mod once;
 mod process;
 mod program;
 mod server;
+mod spawn;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use self::life::Life;
 use self::line::Line;
 pub use self::program::Fault;
 use self::program::Program;
+pub use self::spawn::spawn;
 use crate::wire::proto::driver::SetConfigRequest;
 use crate::wire::{EXTRA_KEY, EXTRA_VERSION, tree};
 use crate::{About, Error, Info, Instance, Result};

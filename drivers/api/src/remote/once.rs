@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::line::Line;
 use super::program::Program;
 use super::server;
+use super::spawn::spawn;
 use crate::wire::ANSWER_MAX;
 use crate::wire::status::sentence;
 use crate::{Error, Health, Info, Instance, Report, Result};
@@ -79,7 +80,7 @@ async fn ask(name: &str, program: &Program, flag: &str, input: Vec<u8>, deadline
     let mut command = program.command(name)?;
     command.arg(flag).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(Error::io(&program.path))?;
+    let mut child = spawn(&mut command).await.map_err(Error::io(&program.path))?;
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(Error::failed(format!("driver {name}"), "has no standard streams"));

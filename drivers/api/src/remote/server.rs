@@ -26,6 +26,7 @@ use super::line::connect;
 use super::log::{self, Tail};
 use super::process::Process;
 use super::program::Program;
+use super::spawn::spawn;
 use crate::wire::names;
 use crate::{Error, Result};
 
@@ -62,7 +63,7 @@ pub(super) async fn find_or_start(name: &str, program: &Program, dir: &Path) -> 
         return Ok(found);
     }
     let deadline = Instant::now() + START;
-    let first = Starting::spawn(name, program, &["--inst-dir".into(), dir.into()], dir)?;
+    let first = Starting::start(name, program, &["--inst-dir".into(), dir.into()], dir).await?;
     let ended = first.ended.clone();
     let error = match first.serve(name, Some(&names::socket(dir, name)), deadline).await {
         Err(error) => error,
@@ -71,7 +72,7 @@ pub(super) async fn find_or_start(name: &str, program: &Program, dir: &Path) -> 
     if ended.borrow().is_none_or(|status| status.code() != Some(UNKNOWN_FLAG)) {
         return Err(error);
     }
-    let second = Starting::spawn(name, program, &[], dir)?;
+    let second = Starting::start(name, program, &[], dir).await?;
     second.serve(name, None, deadline).await.map_err(|_| error)
 }
 
@@ -151,12 +152,12 @@ struct Handshake {
 }
 
 impl Starting {
-    fn spawn(name: &str, program: &Program, arguments: &[OsString], dir: &Path) -> Result<Self> {
+    async fn start(name: &str, program: &Program, arguments: &[OsString], dir: &Path) -> Result<Self> {
         let mut command = program.command(name)?;
         command.args(arguments);
         // What a terminal sends its programs is not for this one.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(Error::io(&program.path))?;
+        let mut child = spawn(&mut command).await.map_err(Error::io(&program.path))?;
         let pid = child.id().unwrap_or_default();
         let Ok(process) = Process::open(pid) else {
             // Unwatched it would be worse than not started; that it has ended is as well.

@@ -98,7 +98,7 @@ pub fn processes_of(dir: &Path) -> Vec<i32> {
 pub async fn until(mut truth: impl FnMut() -> bool, what: &str) {
     let start = Instant::now();
     while !truth() {
-        assert!(start.elapsed() < Duration::from_secs(30), "waited in vain for {what}");
+        assert!(start.elapsed() < Duration::from_secs(90), "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -9,7 +9,7 @@ use limafs_driver::{Driver, Error, Remote, Vm, VmEvent};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 async fn next(vm: &mut Vm) -> VmEvent {
     timeout(DEADLINE, vm.events.recv()).await.unwrap().unwrap()

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::programs::{BEHAVIOUR, Behaviour};
 
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 pub struct Bench {
     home: TempDir,

@@ -30,8 +30,8 @@ pub struct Behaviour {
     pub refuse: Option<String>,
     /// It listens and never answers.
     pub hang: bool,
-    /// It ends by itself with status 1.
-    pub die_after_ms: Option<u64>,
+    /// It ends by itself with status 1, once this file is there.
+    pub die_with: Option<PathBuf>,
     pub ignore_stop: bool,
     pub ignore_hard_stop: bool,
     /// The guest's sshd listens on vsock.
@@ -75,7 +75,7 @@ async fn run(arguments: arguments::Arguments, krunkit: bool) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let listener = UnixListener::bind(&arguments.rest).unwrap();
-    let (hang, die_after_ms) = (told.hang, told.die_after_ms);
+    let (hang, die_with) = (told.hang, told.die_with.clone());
     for (name, options) in &arguments.devices {
         match name.as_str() {
             "virtio-serial" => fs::write(&options["logFilePath"], "the guest boots\n").unwrap(),
@@ -92,9 +92,8 @@ async fn run(arguments: arguments::Arguments, krunkit: bool) -> ExitCode {
     }
     let vm = Arc::new(Vm { state: Mutex::new("Running"), told, krunkit });
     let death = async {
-        match die_after_ms {
-            Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
-            None => std::future::pending().await,
+        while !die_with.as_ref().is_some_and(|file| file.exists()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::select! {

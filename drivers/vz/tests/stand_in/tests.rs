@@ -206,9 +206,11 @@ async fn a_network_that_cannot_start_is_told_with_its_words() {
 }
 
 async fn a_vm_that_dies_is_told_and_cleaned_up() {
-    let told = Behaviour { die_after_ms: Some(300), ..Behaviour::default() };
-    let bench = Bench::with(Vz::vfkit, "{}", &told).await;
+    let bench = Bench::new(Vz::vfkit).await;
+    let fault = bench.dir().join("fault");
+    bench.tell(&Behaviour { die_with: Some(fault.clone()), ..Behaviour::default() });
     let mut vm = bench.driver.start().await.unwrap();
+    fs::write(fault, "").unwrap();
     let last = exited(false, "vfkit exited with status 1: virtualization error");
     assert_eq!(rest(&mut vm).await, [last]);
     bench.assert_clean();

@@ -12,7 +12,7 @@ use crate::program::HARMLESS;
 
 /// In the environment of the tests: the directory of stand-ins with which `$PATH` begins.
 pub const MACHINE: &str = "LIMAFS_TEST_STAND_INS";
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 pub struct Bench {
     /// Where wsl.exe is, and its distributions.

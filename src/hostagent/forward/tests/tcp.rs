@@ -10,6 +10,9 @@ use tokio::time::timeout;
 use super::agent::port;
 use super::world::{LONG, Setting, World, any, ask, echo, listener};
 
+/// What is done at once is done within this, however busy the machine; what waits for some clock of ours is not.
+const BUSY: Duration = Duration::from_secs(15);
+
 #[tokio::test]
 async fn what_listens_is_forwarded_and_halves_are_closed_one_by_one() {
     let mut world = World::with_any().await;
@@ -39,8 +42,8 @@ async fn a_listener_that_comes_later_is_announced_within_the_tick() {
     let begun = Instant::now();
     agent.listens(vec![port("tcp", first.local_addr().unwrap()), port("tcp", second.local_addr().unwrap())]);
     world.forwarding(second_host).await;
-    // Some 50 ms; a busy machine may need longer.
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Some 50 ms; a busy machine may need much longer.
+    assert!(begun.elapsed() < BUSY, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -54,14 +57,14 @@ async fn c55_ends_are_seen_on_the_other_side_at_once() {
     let begun = Instant::now();
     drop(accepted);
     assert_eq!(timeout(LONG, client.read(&mut [0])).await.unwrap().unwrap(), 0);
-    assert!(begun.elapsed() < Duration::from_secs(1), "server's end: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < BUSY, "server's end: {:?}", begun.elapsed());
 
     let client = TcpStream::connect(host).await.unwrap();
     let (mut accepted, _) = timeout(LONG, server.accept()).await.unwrap().unwrap();
     let begun = Instant::now();
     drop(client);
     assert_eq!(timeout(LONG, accepted.read(&mut [0])).await.unwrap().unwrap(), 0);
-    assert!(begun.elapsed() < Duration::from_secs(1), "client's end: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < BUSY, "client's end: {:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -181,7 +184,7 @@ async fn c52_a_port_that_is_taken_is_had_when_it_is_free() {
     let begun = Instant::now();
     drop(holder);
     world.forwarding(host).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < BUSY, "{:?}", begun.elapsed());
     assert_eq!(ask(host, b"mine").await.unwrap(), b"mine");
 }
 
@@ -192,15 +195,13 @@ async fn the_guests_clock_is_set_when_the_vm_runs_again() {
     let agent = world.agent(vec![port("tcp", server.local_addr().unwrap())]);
     world.forwarding(host).await;
     let syncs = || agent.said.syncs.load(std::sync::atomic::Ordering::SeqCst);
-    assert_eq!(syncs(), 0);
-    world.scene.send_modify(|scene| scene.paused = true);
     // The task that watches has to see the pause before its end.
     let asked = async {
-        while syncs() == 0 {
+        while syncs() < 4 {
             world.scene.send_modify(|scene| scene.paused = !scene.paused);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    // Earlier than the first time that needs no pause.
-    timeout(Duration::from_secs(4), asked).await.expect("the clock is set");
+    // Without a pause it is set after 5 s and every 20 s from then on: the fourth time after 65 s.
+    timeout(LONG, asked).await.expect("the clock is set");
 }
