@@ -1,9 +1,12 @@
 //! `limafs doctor`: what this machine lacks, and how to get it.
 
-use std::path::{Path, PathBuf};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use limafs::drivers::{self, Known, Place};
+use limafs::hostagent;
 use limafs::names::Home;
 use limafs::registry::Registry;
 
@@ -12,6 +15,7 @@ const PROGRAMS: &[(&str, &str, &str, bool)] = &[
     ("vde_switch", "networks between instances (user-v2)", "vde2", false),
     ("ssh", "for you to log in; limafs itself needs none", "openssh-client", false),
     ("fusermount3", "lets ordinary users mount", "fuse3", false),
+    ("swtpm", "guests with tpm: true", "swtpm", false),
 ];
 
 /// Prints one line a thing; fails when something is missing that nothing works without.
@@ -27,17 +31,26 @@ pub fn run(home: &Home) -> ExitCode {
         println!("{mark} {what}: {text}");
     };
     say(true, true, "home", home.path().display().to_string());
-    let fuse = Path::new("/dev/fuse").exists();
-    say(fuse, true, "/dev/fuse", if fuse { "there".into() } else { "load it with: modprobe fuse".into() });
+    let (fuse, text) = told_of_fuse(device("/dev/fuse"));
+    say(fuse, true, "/dev/fuse", text);
     for (program, purpose, package, needed) in PROGRAMS {
         match find(program) {
             Some(path) => say(true, *needed, program, format!("{} ({purpose})", path.display())),
             None => say(false, *needed, program, format!("{purpose}; apt-get install {package}")),
         }
     }
-    let kvm = Path::new("/dev/kvm").exists();
-    let text = if kvm { "there; the drivers tried it" } else { "not there: VMs run under TCG, slowly" };
-    say(kvm, false, "/dev/kvm", text.into());
+    let (kvm, text) = told_of_kvm(device("/dev/kvm"));
+    say(kvm, false, "/dev/kvm", text);
+    let arch = std::env::consts::ARCH;
+    match hostagent::guest_agent(arch).filter(|file| file.is_file()) {
+        Some(file) => say(true, false, "guest agent", file.display().to_string()),
+        None => say(
+            false,
+            false,
+            "guest agent",
+            format!("no ports of {arch} guests are forwarded; contrib/build-agent makes it"),
+        ),
+    }
     let drivers = surveyed();
     let choice = drivers::choose(&drivers);
     if choice.driver.is_none() {
@@ -48,6 +61,32 @@ pub fn run(home: &Home) -> ExitCode {
         say(is_healthy(driver), is_chosen, &format!("driver {}", driver.found.name), told(driver));
     }
     if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Opens a device for reading and writing, as who uses it has to; that alone changes nothing.
+fn device(path: &str) -> io::Result<()> {
+    OpenOptions::new().read(true).write(true).open(path).map(drop)
+}
+
+fn told_of_fuse(opened: io::Result<()>) -> (bool, String) {
+    match opened.map_err(|error| (error.kind(), error)) {
+        Ok(()) => (true, "can be opened".into()),
+        Err((ErrorKind::PermissionDenied, _)) => {
+            (false, "only others may open it; as root: chmod 666 /dev/fuse".into())
+        }
+        Err((_, error)) => (false, format!("{error}; load it with: modprobe fuse")),
+    }
+}
+
+/// Whether it works is a driver's to find out.
+fn told_of_kvm(opened: io::Result<()>) -> (bool, String) {
+    match opened.map_err(|error| (error.kind(), error)) {
+        Ok(()) => (true, "can be opened; whether it works, the drivers say".into()),
+        Err((ErrorKind::PermissionDenied, _)) => {
+            (false, "only others may open it: VMs run slowly; let yourself in with: usermod -aG kvm $USER".into())
+        }
+        Err((_, error)) => (false, format!("{error}: VMs run slowly, under TCG")),
+    }
 }
 
 /// All drivers, each tried.
@@ -74,4 +113,20 @@ fn told(driver: &Known) -> String {
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_may_not_be_opened_is_told_from_one_that_is_not_there() {
+        let refused = || Err(ErrorKind::PermissionDenied.into());
+        assert!(matches!(told_of_fuse(refused()), (false, text) if text.contains("chmod")));
+        assert!(matches!(told_of_kvm(refused()), (false, text) if text.contains("usermod")));
+        let absent = || device("/nowhere/fuse");
+        assert!(matches!(told_of_fuse(absent()), (false, text) if text.contains("modprobe")));
+        assert!(matches!(told_of_kvm(absent()), (false, text) if text.contains("No such file")));
+        assert!(told_of_fuse(device("/dev/null")).0);
+    }
 }

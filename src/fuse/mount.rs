@@ -251,17 +251,23 @@ fn mount(
         config.mount_options.push(MountOption::DefaultPermissions);
     }
     let shell = Shell::new(tokio::runtime::Handle::current());
-    let fail = |source: io::Error| {
-        let hint = match source.kind() {
-            io::ErrorKind::NotFound => " (is fuse3 installed, and /dev/fuse there?)",
-            // fusermount3 opens it as the user, too.
-            io::ErrorKind::PermissionDenied => " (may you read and write /dev/fuse?)",
-            _ => "",
-        };
-        Error::failed(format!("mount at {}", mountpoint.display()), format!("{source}{hint}"))
-    };
+    let fail = |source: io::Error| Error::failed(format!("mount at {}", mountpoint.display()), told(&source));
     let session = Session::new(front(view.clone(), shell, ended), mountpoint, &config).map_err(fail)?;
     Ok(ManuallyDrop::new(session.spawn().map_err(fail)?))
+}
+
+/// Why it cannot be mounted, and where to look.
+fn told(source: &io::Error) -> String {
+    // fusermount3's words are lines; of this option they say all.
+    let words = source.to_string().trim().to_owned();
+    let hint = match source.kind() {
+        _ if words.contains("user_allow_other") => "",
+        io::ErrorKind::NotFound => " (is fuse3 installed, and /dev/fuse there?)",
+        // fusermount3 opens it as the user, too.
+        io::ErrorKind::PermissionDenied => " (may you read and write /dev/fuse?)",
+        _ => "",
+    };
+    words + hint
 }
 
 /// The signals that ask the daemon to leave.
@@ -348,6 +354,14 @@ mod tests {
         assert!(error.to_string().contains(&format!("pid {} at /somewhere", std::process::id())), "{error}");
         drop(held);
         assert!(DaemonLock::take(&home, Path::new("/elsewhere")).is_ok());
+    }
+
+    #[test]
+    fn what_fusermount_says_of_allow_other_is_told_without_another_guess() {
+        let words = "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
+        let error = |text: &str| io::Error::new(io::ErrorKind::PermissionDenied, text.to_owned());
+        assert_eq!(told(&error(&format!("{words}\n"))), words);
+        assert_eq!(told(&error("refused\n")), "refused (may you read and write /dev/fuse?)");
     }
 
     #[test]

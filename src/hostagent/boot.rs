@@ -39,6 +39,7 @@ use crate::names::{self, Home, Name};
 use crate::registry::Registry;
 use crate::started::Started;
 use crate::store::{self, Kept, Ports, Record};
+pub use agent::file as guest_agent;
 
 /// The steps of a real instance.
 pub struct Boot {

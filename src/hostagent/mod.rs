@@ -41,6 +41,7 @@ use tokio::time::timeout;
 
 use actor::{Actor, End, Request, Setup};
 use attach::Attached;
+pub use boot::guest_agent;
 use events::Journal;
 use state::{Event, Found};
 use steps::Steps;

@@ -100,13 +100,13 @@ pub fn find(places: &Places) -> Vec<Program> {
     first
 }
 
-/// The directories whose changes may change what [`find`] finds, as far as they are there.
+/// The directories whose changes may change what [`find`] finds; of one that is not there, what there is above it.
 pub fn watched(places: &Places) -> Vec<PathBuf> {
     let elements = places.elements().filter(|element| element.is_absolute());
     let dirs = elements.chain(places.standard()).filter_map(|place| match place.is_dir() {
         true => Some(place),
-        // A program of that name may come, or a directory.
-        false => place.parent().filter(|parent| parent.is_dir()).map(Path::to_owned),
+        // A program of that name may come, or a directory, or those that it is to be in.
+        false => place.ancestors().skip(1).find(|dir| dir.is_dir()).map(Path::to_owned),
     });
     let mut all: Vec<PathBuf> = dirs.collect();
     all.sort();

@@ -85,6 +85,17 @@ fn h03_empty_and_missing_elements_are_no_faults() {
 }
 
 #[test]
+fn regression_a_directory_that_is_made_with_those_above_it_is_watched_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let prefix = dir.path().join("usr");
+    fs::create_dir_all(prefix.join("bin")).unwrap();
+    let places = Places { selves: vec![prefix.join("bin")], ..Places::default() };
+    assert_eq!(watched(&places), [prefix.as_path()]);
+    fs::create_dir(prefix.join("libexec")).unwrap();
+    assert_eq!(watched(&places), [prefix.clone(), prefix.join("libexec")]);
+}
+
+#[test]
 fn h04_the_first_of_a_name_wins_and_the_variable_comes_before_the_standard_directories() {
     let dir = tempfile::tempdir().unwrap();
     let prefix = dir.path().join("usr");

@@ -262,7 +262,12 @@ impl View {
             Open::Draft { document, bytes, dirty, append } => {
                 *dirty = true;
                 let at = (!*append).then_some(offset);
-                splice(bytes, at, data, document.name(), DOCUMENT_LIMIT).map(|()| data.len()).into()
+                let written = splice(bytes, at, data, document.name(), DOCUMENT_LIMIT);
+                if written.is_err() {
+                    // Too long for the close as well: what came before would be half a document.
+                    bytes.resize(DOCUMENT_LIMIT + 1, b'\n');
+                }
+                written.map(|()| data.len()).into()
             }
             Open::Scratch { key, serial, append } => {
                 let mut tree = self.0.tree.lock();

@@ -157,7 +157,7 @@ pub const ROOT: &[RootNode] = &[
     RootNode { name: "list", doc: "all instances, as limactl list prints them", body: RootBody::List, public: true },
     RootNode {
         name: "events",
-        doc: "everything that happens to every instance, as JSON lines; grows",
+        doc: "the states of every instance, and which are made, changed, renamed and deleted, as JSON lines; grows",
         body: RootBody::Events,
         public: false,
     },

@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         several_faults_are_reported_together,
         f10_dd_with_one_byte_blocks_writes_20_kib,
         f11_a_document_over_1_mib_is_too_big,
+        regression_a_document_over_1_mib_is_not_cut,
         f11_a_write_far_beyond_the_end_is_too_big,
         appending_and_editing_in_place,
         x31_a_writer_that_dies_half_way_changes_nothing,
@@ -249,6 +250,23 @@ fn f11_a_document_over_1_mib_is_too_big() -> Outcome {
     let ran = fleet.sh("head -c 1500000 /dev/zero | tr '\\0' '#' > ~/big; cp ~/big foo/lima.yaml")?;
     ensure!(ran.code != 0 && ran.err.contains("File too large"), "{ran:?}");
     expect_document(&fleet, "foo", FAKE, "1.5 MB")
+}
+
+/// Whose first MiB alone would be valid.
+fn regression_a_document_over_1_mib_is_not_cut() -> Outcome {
+    let fleet = with_instance()?;
+    fleet.ok("(cat foo/lima.yaml; head -c 1500000 /dev/zero | tr '\\0' '#') > ~/big")?;
+    for (place, error) in
+        [("foo/lima.yaml", "foo/error"), (".templates/big.yaml", ".error"), (".config/default.yaml", ".error")]
+    {
+        let ran = fleet.sh(&format!("cp ~/big {place}"))?;
+        ensure!(ran.code != 0 && ran.err.contains("File too large"), "{place}: {ran:?}");
+        let told = fleet.ok(&format!("cat {error}"))?;
+        ensure!(told.contains("larger than 1048576 bytes"), "{place}: {told}");
+    }
+    expect_document(&fleet, "foo", FAKE, "1.5 MB")?;
+    fleet.ok("test ! -e .templates/big.yaml && test ! -s .config/default.yaml")?;
+    Ok(())
 }
 
 fn f11_a_write_far_beyond_the_end_is_too_big() -> Outcome {

@@ -172,7 +172,8 @@ pub trait Driver: Send + Sync {
         Ok(BTreeMap::new())
     }
 
-    /// Host address at which the guest's ssh answers; the port is the instance's `sshLocalPort`.
+    /// Host address at which the guest's ssh answers; the port is the instance's `sshLocalPort`. Empty for a VM without
+    /// one, which is ready as soon as it runs.
     async fn ssh_address(&self) -> Result<String> {
         Ok("127.0.0.1".into())
     }

@@ -21,8 +21,7 @@ pub async fn program(config: &Config) -> Option<Vec<u8>> {
         return None;
     }
     let arch = config.arch.as_deref().unwrap_or(env::consts::ARCH);
-    let named = env::var_os(VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from);
-    let Some(file) = named.or_else(|| find(&env::current_exe().ok()?, arch)) else {
+    let Some(file) = file(arch) else {
         tracing::warn!(
             "there is no lima-guestagent.Linux-{arch}: contrib/build-agent makes it; no ports are forwarded"
         );
@@ -35,6 +34,12 @@ pub async fn program(config: &Config) -> Option<Vec<u8>> {
             None
         }
     }
+}
+
+/// Where it is, for guests of that architecture. One that is named need not be there.
+pub fn file(arch: &str) -> Option<PathBuf> {
+    let named = env::var_os(VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from);
+    named.or_else(|| find(&env::current_exe().ok()?, arch))
 }
 
 fn find(executable: &Path, arch: &str) -> Option<PathBuf> {
