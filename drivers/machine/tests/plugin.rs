@@ -123,6 +123,40 @@ async fn a_plugin_is_a_drivers_program_under_its_own_name() {
 }
 
 #[tokio::test]
+async fn s25_a_plugin_that_became_unsafe_is_not_started_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    machine(&dir, "{}").await.validate().await.unwrap();
+    let first = pid(&dir);
+    let program = dir.path().join("docker-machine-driver-stand-in");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o777)).unwrap();
+    let next = Machine::new("stand-in", program.clone());
+    next.configure(instance(dir.path(), "stand-in", "{}")).await.unwrap();
+    let error = next.validate().await.unwrap_err().to_string();
+    assert!(error.ends_with(&format!("it is not run: {} can be written by others", program.display())), "{error}");
+    assert_eq!(next.health().await.reason, "no-plugin");
+    assert_eq!(pid(&dir), first, "it was run");
+}
+
+#[tokio::test]
+async fn s25_a_plugin_is_started_with_little() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("docker-machine-driver-stand-in");
+    let script =
+        format!("#!/bin/sh\nenv >'{}/env'\nSTAND_IN=well exec '{}'\n", dir.path().display(), stand_in().display());
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let machine = Machine::new("stand-in", path);
+    machine.configure(instance(dir.path(), "stand-in", "{}")).await.unwrap();
+    machine.validate().await.unwrap();
+    let told = fs::read_to_string(dir.path().join("env")).unwrap();
+    assert!(told.contains("MACHINE_PLUGIN_TOKEN=42\n") && told.contains("PATH="), "{told}");
+    // What cargo gives its tests is not for plugins.
+    assert!(!told.contains("CARGO_MANIFEST_DIR"), "{told}");
+}
+
+#[tokio::test]
 async fn options_that_are_no_flags_are_refused_with_those_that_there_are() {
     let dir = tempfile::tempdir().unwrap();
     let error = machine(&dir, r#"{"size": 7}"#).await.validate().await.unwrap_err().to_string();
