@@ -5,7 +5,7 @@ mod choice;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,10 +48,8 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Of the file that a path leads to; `None` where it leads nowhere.
-    pub fn of(path: &Path) -> Option<Self> {
-        let meta = std::fs::metadata(path).ok()?;
-        Some(Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    pub fn of(meta: &impl MetadataExt) -> Self {
+        Self { inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) }
     }
 }
 

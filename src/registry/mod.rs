@@ -127,7 +127,7 @@ impl Source for Registry {
         for program in discovery::find(&self.places) {
             if all.iter().all(|known| known.name != program.name) {
                 let discovery::Program { name, path, refused } = program;
-                let stamp = Stamp::of(&path);
+                let stamp = stamp(&path);
                 all.push(Found { name, place: Place::Program(path), stamp, refused, words: None });
             }
         }
@@ -136,7 +136,7 @@ impl Source for Registry {
             if all.iter().all(|known| known.name != name) {
                 let driver = plugins::driver(&name, &path);
                 let words = Some(Words { about: driver.about(), info: driver.info() });
-                let stamp = Stamp::of(&path);
+                let stamp = stamp(&path);
                 all.push(Found { name, place: Place::Plugin(path), stamp, refused: None, words });
             }
         }
@@ -160,6 +160,11 @@ impl Source for Registry {
             (None, Place::BuiltIn, None) => trial::refused("it is not built in"),
         }
     }
+}
+
+/// Of the file that a path leads to; `None` where it leads nowhere.
+fn stamp(path: &Path) -> Option<Stamp> {
+    std::fs::metadata(path).ok().map(|meta| Stamp::of(&meta))
 }
 
 /// Of the built-in drivers; programs are known by their own names alone.

@@ -91,7 +91,7 @@ fn an_adopted_vm_can_be_stopped() -> Outcome {
     fleet.kill_daemon()?;
     kill_hostagent(&fleet, "foo")?;
     fleet.mount()?;
-    same!(fleet.ok("echo stop > foo/state && timeout 15 cat foo/wait/Stopped")?, "Stopped");
+    same!(fleet.ok("echo stop > foo/state && timeout 60 cat foo/wait/Stopped")?, "Stopped");
     ensure!(!vm.is_some_and(procs::is_alive), "the VM is still there");
     fleet.ok("rmdir foo").map(drop)
 }
@@ -190,7 +190,7 @@ fn x08_a_forged_pid_is_never_signalled() -> Outcome {
     fleet.wait_state("foo", "Stopped", secs(10))?;
     fleet.ok("echo kill > foo/state; echo stop > foo/state; echo start > foo/state")?;
     fleet.wait_state("foo", "Running", secs(20))?;
-    fleet.ok("echo kill > foo/state; timeout 10 cat foo/wait/Stopped")?;
+    fleet.ok("echo kill > foo/state; timeout 60 cat foo/wait/Stopped")?;
     ensure!(procs::is_alive(pid), "a process that is none of ours was killed");
     Ok(())
 }
@@ -239,7 +239,7 @@ fn another_home_is_another_world() -> Outcome {
     let (one, two) = (Fleet::mounted()?, Fleet::mounted()?);
     one.running("foo")?;
     two.running("foo")?;
-    one.ok("echo kill > foo/state; timeout 10 cat foo/wait/Stopped")?;
+    one.ok("echo kill > foo/state; timeout 60 cat foo/wait/Stopped")?;
     same!(two.state("foo"), "Running");
     ensure!(two.vm("foo").is_some_and(procs::is_alive), "its VM is dead");
     Ok(())

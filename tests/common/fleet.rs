@@ -101,9 +101,9 @@ impl Fleet {
         command
     }
 
-    /// Runs a line of bash in the mountpoint; 30 s at most.
+    /// Runs a line of bash in the mountpoint; 60 s at most.
     pub fn sh(&self, line: &str) -> Result<Ran, Failed> {
-        self.sh_within(line, secs(30))
+        self.sh_within(line, secs(60))
     }
 
     pub fn sh_within(&self, line: &str, limit: Duration) -> Result<Ran, Failed> {

@@ -198,7 +198,7 @@ fn s28_broken_files_in_the_home_break_one_instance() -> Outcome {
     fleet.mount()?;
     fleet.create("good", FAKE)?;
     let ran =
-        fleet.sh("ls -l . */ > /dev/null; timeout 5 cat */state > /dev/null; timeout 5 cat */status > /dev/null")?;
+        fleet.sh("ls -l . */ > /dev/null; timeout 60 cat */state > /dev/null; timeout 60 cat */status > /dev/null")?;
     ensure!(ran.took < secs(10), "{ran:?}");
     same!(fleet.state("good"), "Stopped");
     for (name, _) in wrecks {

@@ -35,7 +35,7 @@ fn running(behaviour: &str) -> Result<Fleet, Failed> {
     let fleet = Fleet::mounted()?;
     fleet.create("foo", &format!("{FAKE}cpus: 1\nmemory: 1GiB\n"))?;
     behave(&fleet, behaviour)?;
-    fleet.ok("echo start > foo/state && timeout 20 cat foo/wait/Running")?;
+    fleet.ok("echo start > foo/state && timeout 60 cat foo/wait/Running")?;
     Ok(fleet)
 }
 
@@ -48,7 +48,7 @@ fn behave(fleet: &Fleet, behaviour: &str) -> Outcome {
 
 fn suspended() -> Result<Fleet, Failed> {
     let fleet = running("{}")?;
-    same!(fleet.ok("echo suspend > foo/state && timeout 20 cat foo/wait/Suspended")?, "Suspended");
+    same!(fleet.ok("echo suspend > foo/state && timeout 60 cat foo/wait/Suspended")?, "Suspended");
     Ok(fleet)
 }
 
@@ -68,21 +68,21 @@ fn refused(fleet: &Fleet, line: &str, shell: &str, error: &str) -> Outcome {
 fn a_suspended_instance_goes_on_with_start() -> Outcome {
     let fleet = running("{}")?;
     let vm = fleet.vm("foo");
-    fleet.ok("echo suspend > foo/state && timeout 20 cat foo/wait/Suspended")?;
-    same!(fleet.ok("timeout 5 cat foo/wait/settled")?, "Suspended");
+    fleet.ok("echo suspend > foo/state && timeout 60 cat foo/wait/Suspended")?;
+    same!(fleet.ok("timeout 60 cat foo/wait/settled")?, "Suspended");
     ensure!(!vm.is_some_and(procs::is_alive), "the VM is still there");
     wait_until("the hostagent's end", QUICK, || fleet.hostagent("foo").is_none())?;
     same!(fleet.status("foo", "goal"), Some("Suspended".to_owned()));
     same!(fleet.ok("jq -r .status foo/status.json")?, "Stopped", "as limactl has it");
     fleet.ok("echo suspend > foo/state")?;
     for verb in ["start", "resume"] {
-        fleet.ok(&format!("echo {verb} > foo/state && timeout 20 cat foo/wait/Running"))?;
+        fleet.ok(&format!("echo {verb} > foo/state && timeout 60 cat foo/wait/Running"))?;
         came_up(&fleet, "sleeps on")?;
-        fleet.ok("echo suspend > foo/state && timeout 20 cat foo/wait/Suspended")?;
+        fleet.ok("echo suspend > foo/state && timeout 60 cat foo/wait/Suspended")?;
     }
-    fleet.ok("echo start > foo/state && timeout 20 cat foo/wait/Running")?;
-    fleet.ok("echo pause > foo/state && timeout 20 cat foo/wait/Paused")?;
-    fleet.ok("echo suspend > foo/state && timeout 20 cat foo/wait/Suspended").map(drop)
+    fleet.ok("echo start > foo/state && timeout 60 cat foo/wait/Running")?;
+    fleet.ok("echo pause > foo/state && timeout 60 cat foo/wait/Paused")?;
+    fleet.ok("echo suspend > foo/state && timeout 60 cat foo/wait/Suspended").map(drop)
 }
 
 fn what_a_suspended_instance_refuses_keeps_its_memory() -> Outcome {
@@ -95,7 +95,7 @@ fn what_a_suspended_instance_refuses_keeps_its_memory() -> Outcome {
         refused(&fleet, &format!("echo {verb} > foo/state"), "busy", verb)?;
     }
     same!(fleet.state("foo"), "Suspended");
-    fleet.ok("echo start > foo/state && timeout 20 cat foo/wait/Running")?;
+    fleet.ok("echo start > foo/state && timeout 60 cat foo/wait/Running")?;
     came_up(&fleet, "sleeps on")
 }
 
@@ -103,9 +103,9 @@ fn kill_gives_up_the_memory_of_a_suspended_instance() -> Outcome {
     let fleet = suspended()?;
     fleet.ok("echo kill > foo/state")?;
     same!(fleet.state("foo"), "Stopped");
-    fleet.ok("echo start > foo/state && timeout 20 cat foo/wait/Running")?;
+    fleet.ok("echo start > foo/state && timeout 60 cat foo/wait/Running")?;
     came_up(&fleet, "sleeps")?;
-    fleet.ok("echo suspend > foo/state && timeout 20 cat foo/wait/Suspended")?;
+    fleet.ok("echo suspend > foo/state && timeout 60 cat foo/wait/Suspended")?;
     fleet.ok("echo kill > foo/state && rmdir foo").map(drop)
 }
 
@@ -114,7 +114,7 @@ fn edits_of_a_suspended_instance_wait_until_it_was_started() -> Outcome {
     fleet.ok("echo 2 > foo/cpus")?;
     same!(fleet.read("foo/cpus"), "1\n");
     same!(fleet.status("foo", "pending"), Some("[cpus]".to_owned()));
-    fleet.ok("echo start > foo/state && timeout 20 cat foo/wait/Running")?;
+    fleet.ok("echo start > foo/state && timeout 60 cat foo/wait/Running")?;
     came_up(&fleet, "sleeps on")?;
     wait_until("the edit still waits", secs(5), || fleet.status("foo", "pending") == Some("[cpus]".to_owned()))?;
     same!(fleet.read("foo/cpus"), "1\n");
@@ -130,7 +130,7 @@ fn a_suspend_that_fails_leaves_the_vm_running() -> Outcome {
     fleet.wait_state("foo", "Running", QUICK)?;
     same!(fleet.vm("foo"), vm);
     behave(&fleet, "{}")?;
-    fleet.ok("echo suspend > foo/state && timeout 20 cat foo/wait/Suspended").map(drop)
+    fleet.ok("echo suspend > foo/state && timeout 60 cat foo/wait/Suspended").map(drop)
 }
 
 fn memory_that_cannot_be_gone_on_with_is_kept() -> Outcome {
@@ -151,7 +151,7 @@ fn a_suspended_instance_outlives_the_mount() -> Outcome {
     fleet.kill_daemon()?;
     fleet.mount()?;
     same!(fleet.state("foo"), "Suspended");
-    fleet.ok("echo start > foo/state && timeout 20 cat foo/wait/Running")?;
+    fleet.ok("echo start > foo/state && timeout 60 cat foo/wait/Running")?;
     came_up(&fleet, "sleeps on")
 }
 
@@ -167,7 +167,7 @@ fn e20_snapshots_of_a_running_instance() -> Outcome {
     for line in ["state: taken", "size: 1MiB", "memory: yes", "created: 2"] {
         ensure!(info.contains(line), "no {line} in {info}");
     }
-    same!(fleet.ok("timeout 5 cat foo/wait/snapshot:before")?, "before");
+    same!(fleet.ok("timeout 60 cat foo/wait/snapshot:before")?, "before");
     same!(fleet.state("foo"), "Running");
     std::fs::write(&disk, "bar")?;
     fleet.ok("echo restore before > foo/state")?;
@@ -195,9 +195,9 @@ fn e21_a_snapshot_of_a_name_that_there_is_is_eexist() -> Outcome {
 fn snapshots_of_a_stopped_instance() -> Outcome {
     let fleet = running("{}")?;
     let disk = fleet.home.join("foo/disk");
-    fleet.ok("echo stop > foo/state && timeout 20 cat foo/wait/Stopped")?;
+    fleet.ok("echo stop > foo/state && timeout 60 cat foo/wait/Stopped")?;
     std::fs::write(&disk, "foo")?;
-    fleet.ok("mkdir foo/snapshots/a && timeout 20 cat foo/wait/snapshot:a")?;
+    fleet.ok("mkdir foo/snapshots/a && timeout 60 cat foo/wait/snapshot:a")?;
     ensure!(fleet.read("foo/snapshots/a/info").contains("memory: no"), "{}", fleet.read("foo/snapshots/a/info"));
     same!(fleet.state("foo"), "Stopped");
     std::fs::write(&disk, "bar")?;
@@ -217,7 +217,7 @@ fn a_slow_snapshot_is_shown_as_being_taken() -> Outcome {
     ensure!(ran.code == 0 && ran.out.contains("state: taking"), "{ran:?}");
     refused(&fleet, "rmdir foo/snapshots/a", "busy", "is being taken")?;
     behave(&fleet, "{}")?;
-    same!(fleet.ok("timeout 20 cat foo/wait/snapshot:a")?, "a");
+    same!(fleet.ok("timeout 60 cat foo/wait/snapshot:a")?, "a");
     ensure!(fleet.read("foo/snapshots/a/info").contains("state: taken"), "{}", fleet.read("foo/snapshots/a/info"));
     Ok(())
 }
@@ -227,7 +227,7 @@ fn a_snapshot_that_fails_leaves_nothing() -> Outcome {
     refused(&fleet, "mkdir foo/snapshots/a", "Input/output error", "no room")?;
     same!(fleet.ok("ls -A foo/snapshots")?, "");
     same!(fleet.state("foo"), "Running");
-    let ran = fleet.sh("timeout 5 cat foo/wait/snapshot:a")?;
+    let ran = fleet.sh("timeout 60 cat foo/wait/snapshot:a")?;
     ensure!(ran.code != 0 && ran.err.contains("Input/output error"), "{ran:?}");
     Ok(())
 }
@@ -238,7 +238,7 @@ fn rm_r_of_an_instance_spares_the_snapshots_of_a_running_one() -> Outcome {
     let ran = fleet.sh("rm -rf foo")?;
     ensure!(ran.code != 0, "rm -rf of a running instance: {ran:?}");
     same!(fleet.ok("ls foo/snapshots")?, "a");
-    fleet.ok("echo stop > foo/state; timeout 20 cat foo/wait/Stopped; rm -r foo")?;
+    fleet.ok("echo stop > foo/state; timeout 60 cat foo/wait/Stopped; rm -r foo")?;
     ensure!(!fleet.home.join("foo").exists(), "foo is still on disk");
     Ok(())
 }
@@ -251,7 +251,7 @@ fn the_display_is_made_anew_by_each_open() -> Outcome {
     behave(&fleet, "{}")?;
     refused(&fleet, "cat foo/screen.png", "not supported", "without a display")?;
     same!(fleet.sh("echo x > foo/screen.png")?.code, 1);
-    fleet.ok("echo stop > foo/state && timeout 20 cat foo/wait/Stopped")?;
+    fleet.ok("echo stop > foo/state && timeout 60 cat foo/wait/Stopped")?;
     let ran = fleet.sh("cat foo/screen.png")?;
     ensure!(ran.code != 0 && ran.err.contains("Host is down"), "{ran:?}");
     ensure!(!fleet.ok("ls foo")?.contains("screen.png"), "where nothing can be seen it is not listed");
@@ -283,7 +283,7 @@ fn the_guests_memory_is_told() -> Outcome {
     let fleet = running(r#"{"available": 128974848}"#)?;
     wait_until("the guest's word", QUICK, || fleet.status("foo", "memory_available") == Some("123MiB".to_owned()))?;
     same!(fleet.ok("jq .memoryStatistics.available foo/status.json")?, "128974848");
-    fleet.ok("echo stop > foo/state && timeout 20 cat foo/wait/Stopped")?;
+    fleet.ok("echo stop > foo/state && timeout 60 cat foo/wait/Stopped")?;
     same!(fleet.status("foo", "memory_available"), None);
     Ok(())
 }

@@ -170,7 +170,7 @@ fn e19_an_image_that_is_none_is_broken_with_the_reason() -> Outcome {
     let error = fleet.read("foo/error");
     ensure!(error.contains("/nowhere/image.qcow2"), "error says {error:?}");
     ensure!(fleet.vm("foo").is_none(), "there is a VM");
-    let ran = fleet.sh("timeout 5 cat foo/wait/Running")?;
+    let ran = fleet.sh("timeout 60 cat foo/wait/Running")?;
     ensure!(ran.code != 0 && ran.err.contains("Input/output error"), "wait/Running of a failed goal: {ran:?}");
     fleet.create_over("foo", FAKE)?;
     fleet.ok("echo start > foo/state")?;
@@ -184,12 +184,12 @@ fn e19_an_image_that_is_none_is_broken_with_the_reason() -> Outcome {
 fn start_and_stop() -> Outcome {
     let fleet = Fleet::mounted()?;
     fleet.create("foo", FAKE)?;
-    same!(fleet.ok("echo start > foo/state && timeout 20 cat foo/wait/Running")?, "Running");
+    same!(fleet.ok("echo start > foo/state && timeout 60 cat foo/wait/Running")?, "Running");
     same!(fleet.state("foo"), "Running");
     let (vm, agent) = (fleet.vm("foo"), fleet.hostagent("foo"));
     ensure!(vm.is_some_and(procs::is_alive), "no VM: {vm:?}");
     ensure!(agent.is_some(), "no hostagent");
-    same!(fleet.ok("echo stop > foo/state && timeout 20 cat foo/wait/Stopped")?, "Stopped");
+    same!(fleet.ok("echo stop > foo/state && timeout 60 cat foo/wait/Stopped")?, "Stopped");
     ensure!(!vm.is_some_and(procs::is_alive), "the VM is still there");
     wait_until("the hostagent's end", QUICK, || fleet.hostagent("foo").is_none())
 }
@@ -250,7 +250,7 @@ fn rmdir_and_rename_of_a_running_instance_are_busy() -> Outcome {
 fn rmdir_deletes() -> Outcome {
     let fleet = Fleet::mounted()?;
     fleet.running("foo")?;
-    fleet.ok("echo stop > foo/state; timeout 20 cat foo/wait/Stopped; rmdir foo")?;
+    fleet.ok("echo stop > foo/state; timeout 60 cat foo/wait/Stopped; rmdir foo")?;
     ensure!(!fleet.mnt.join("foo").exists() && !fleet.home.join("foo").exists(), "foo is still there");
     same!(fleet.ok("ls")?, "README.md\nevents\nlist");
     Ok(())
@@ -264,7 +264,7 @@ fn rm_r_deletes_a_stopped_and_spares_a_running_instance() -> Outcome {
     ensure!(ran.code != 0, "rm -rf of a running instance: {ran:?}");
     same!(fleet.read("foo/lima.yaml"), FAKE);
     same!((fleet.state("foo").as_str(), fleet.vm("foo")), ("Running", vm));
-    fleet.ok("echo stop > foo/state; timeout 20 cat foo/wait/Stopped; rm -r foo")?;
+    fleet.ok("echo stop > foo/state; timeout 60 cat foo/wait/Stopped; rm -r foo")?;
     ensure!(!fleet.home.join("foo").exists(), "foo is still on disk");
     Ok(())
 }
@@ -313,7 +313,7 @@ fn fifty_starts_and_stops_leave_no_process() -> Outcome {
     fleet.create("foo", FAKE)?;
     let before = fleet.processes();
     fleet.sh_within(
-        "for i in $(seq 50); do echo start > foo/state && timeout 20 cat foo/wait/Running && echo stop > foo/state && timeout 20 cat foo/wait/Stopped || exit 1; done",
+        "for i in $(seq 50); do echo start > foo/state && timeout 60 cat foo/wait/Running && echo stop > foo/state && timeout 60 cat foo/wait/Stopped || exit 1; done",
         secs(240),
     )?.text()?;
     wait_until("the processes are those of before", secs(10), || {
@@ -352,7 +352,7 @@ fn list_is_the_table_of_all_instances() -> Outcome {
 fn log_and_events_tell_what_happened() -> Outcome {
     let fleet = Fleet::mounted()?;
     fleet.running("foo")?;
-    fleet.ok("echo stop > foo/state; timeout 20 cat foo/wait/Stopped")?;
+    fleet.ok("echo stop > foo/state; timeout 60 cat foo/wait/Stopped")?;
     for file in ["events", "foo/events"] {
         let bad = fleet.ok(&format!("jq -e . {file} > /dev/null || echo bad"))?;
         same!(bad, "", "{file} is not JSON lines: {}", fleet.read(file));

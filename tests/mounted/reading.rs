@@ -35,7 +35,7 @@ fn f14_reading_every_file_ends_and_changes_nothing() -> Outcome {
     let processes = fleet.processes();
     let ran = fleet.sh_within("find $M -type f -exec head -c1M {} + > /dev/null", secs(60))?;
     ensure!(ran.code == 0 && ran.err.is_empty(), "{ran:?}");
-    let ran = fleet.sh_within("find $M -type f -print0 | xargs -0 -n1 timeout 10 cat > /dev/null", secs(60))?;
+    let ran = fleet.sh_within("find $M -type f -print0 | xargs -0 -n1 timeout 60 cat > /dev/null", secs(60))?;
     ensure!(ran.code == 0, "{ran:?}");
     same!(everything(&fleet)?, before);
     same!(fleet.processes(), processes);
@@ -69,9 +69,9 @@ fn tail_f_follows_a_growing_log() -> Outcome {
     let fleet = Fleet::mounted()?;
     fleet.create("foo", FAKE)?;
     let mut tail = fleet.start("exec tail -n +1 -f foo/events")?;
-    fleet.ok("echo start > foo/state; timeout 20 cat foo/wait/Running")?;
+    fleet.ok("echo start > foo/state; timeout 60 cat foo/wait/Running")?;
     crate::common::wait_until("tail shows Running", secs(5), || tail.out().contains("Running"))?;
-    fleet.ok("echo stop > foo/state; timeout 20 cat foo/wait/Stopped")?;
+    fleet.ok("echo stop > foo/state; timeout 60 cat foo/wait/Stopped")?;
     crate::common::wait_until("tail shows Stopped", secs(5), || tail.out().contains("Stopped"))?;
     let lines = tail.out();
     same!(lines.lines().filter(|line| !line.starts_with('{')).count(), 0, "in {lines}");

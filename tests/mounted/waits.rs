@@ -56,8 +56,8 @@ fn wait_lists_as_empty() -> Outcome {
 
 fn a_state_that_holds_is_printed_at_once() -> Outcome {
     let fleet = with_instance()?;
-    same!(fleet.ok("timeout 5 cat foo/wait/Stopped")?, "Stopped");
-    same!(fleet.ok("timeout 5 head -c1 foo/wait/Stopped")?, "S");
+    same!(fleet.ok("timeout 60 cat foo/wait/Stopped")?, "Stopped");
+    same!(fleet.ok("timeout 60 head -c1 foo/wait/Stopped")?, "S");
     Ok(())
 }
 
@@ -72,9 +72,9 @@ fn waiters_end_when_it_holds() -> Outcome {
 
 fn wait_settled_comes_when_the_goal_is_reached() -> Outcome {
     let fleet = with_instance()?;
-    fleet.ok("echo start > foo/state; timeout 20 cat foo/wait/settled")?;
+    fleet.ok("echo start > foo/state; timeout 60 cat foo/wait/settled")?;
     same!(fleet.state("foo"), "Running");
-    fleet.ok("echo stop > foo/state; timeout 20 cat foo/wait/settled")?;
+    fleet.ok("echo stop > foo/state; timeout 60 cat foo/wait/settled")?;
     same!(fleet.state("foo"), "Stopped");
     Ok(())
 }
@@ -82,7 +82,7 @@ fn wait_settled_comes_when_the_goal_is_reached() -> Outcome {
 fn a_word_that_is_no_state_is_enoent() -> Outcome {
     let fleet = with_instance()?;
     for word in ["Runing", "running", "x", "port:none", "snapshot"] {
-        let ran = fleet.sh(&format!("timeout 5 cat foo/wait/{word}"))?;
+        let ran = fleet.sh(&format!("timeout 60 cat foo/wait/{word}"))?;
         ensure!(ran.code == 1 && ran.err.contains("No such file"), "{word}: {ran:?}");
     }
     Ok(())
@@ -122,7 +122,7 @@ fn f15_two_hundred_killed_waiters_leave_nothing() -> Outcome {
         let after = footprint(daemon);
         after.0 <= before.0 + 2 && after.1 <= before.1 + 2
     })?;
-    same!(fleet.ok("timeout 5 cat foo/state")?, "Stopped");
+    same!(fleet.ok("timeout 60 cat foo/state")?, "Stopped");
     Ok(())
 }
 
