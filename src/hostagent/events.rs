@@ -184,9 +184,10 @@ fn lima_status(status: &Status) -> Option<Value> {
     Some(event)
 }
 
+/// Up to the first number: percents and bytes, or how often something was tried.
 fn without_progress(step: &str) -> String {
     step.split(' ')
-        .take_while(|word| !word.starts_with(|char: char| char.is_ascii_digit()))
+        .take_while(|word| !word.trim_start_matches('(').starts_with(|char: char| char.is_ascii_digit()))
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -285,6 +286,19 @@ mod tests {
         assert_eq!(written[0]["instance"], "foo");
         assert_eq!(written[0]["event"]["state"], "Starting");
         assert_eq!(written[0]["event"]["step"], "downloading image");
+    }
+
+    #[test]
+    fn regression_each_try_to_reach_the_guest_is_no_event() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut journal = Journal::new("foo", temp.path(), Box::new(io::sink()));
+        for tries in ["", " (1 try: refused (os error 111))", " (2 tries: it hung up)"] {
+            let step = Some(format!("waiting for ssh{tries}"));
+            journal.changed(&Status { step, ..status(State::Starting) });
+        }
+        let written = lines(&fs::read(temp.path().join(names::EVENTS)).unwrap());
+        let steps: Vec<_> = written.iter().filter_map(|line| line["event"]["step"].as_str()).collect();
+        assert_eq!(steps, ["waiting for ssh"]);
     }
 
     #[test]

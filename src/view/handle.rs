@@ -46,6 +46,8 @@ pub type Wake = Box<dyn Fn() + Send>;
 pub struct Handle {
     pub ino: Ino,
     pub body: Open,
+    /// A write to a document was refused for its size: what came before it is but a part.
+    pub cut: bool,
     /// Wakes who polls; kept as long as the handle, or edge-triggered epoll loses its second event.
     pub wake: Option<Wake>,
 }
@@ -159,7 +161,7 @@ impl Handles {
     pub fn insert(&mut self, ino: Ino, body: Open) -> Fh {
         self.last += 1;
         let fh = Fh(self.last);
-        self.open.insert(fh, Handle { ino, body, wake: None });
+        self.open.insert(fh, Handle { ino, body, cut: false, wake: None });
         fh
     }
 

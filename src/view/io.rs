@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::bases::Patience;
 use super::disks::DiskFile;
 use super::drivers_dir::DriverPlace;
-use super::handle::{Document, Fh, GrowingFile, Open, Opened, Readiness, Source, Wake};
+use super::handle::{Document, Fh, GrowingFile, Handle, Open, Opened, Readiness, Source, Wake};
 use super::ino::{Ino, Key, Target};
 use super::networks_dir::NetworkPlace;
 use super::node::{Body, Command, NodeId, RootBody};
@@ -263,10 +263,7 @@ impl View {
                 *dirty = true;
                 let at = (!*append).then_some(offset);
                 let written = splice(bytes, at, data, document.name(), DOCUMENT_LIMIT);
-                if written.is_err() {
-                    // Too long for the close as well: what came before would be half a document.
-                    bytes.resize(DOCUMENT_LIMIT + 1, b'\n');
-                }
+                handle.cut |= written.is_err();
                 written.map(|()| data.len()).into()
             }
             Open::Scratch { key, serial, append } => {
@@ -318,10 +315,10 @@ impl View {
     /// close(2): a document that was written is validated and counts, or is refused.
     pub fn flush(&self, caller: Caller, fh: Fh) -> Outcome<()> {
         let mut handles = self.0.handles.lock();
-        let draft = match handles.get(fh).map(|handle| &mut handle.body) {
+        let draft = match handles.get(fh) {
             // Cleared at once: a close of a duplicate must not commit the same bytes again.
-            Some(Open::Draft { document, bytes, dirty, .. }) => {
-                std::mem::take(dirty).then(|| (document.clone(), bytes.clone()))
+            Some(Handle { body: Open::Draft { document, bytes, dirty, .. }, cut, .. }) => {
+                std::mem::take(dirty).then(|| (document.clone(), (!*cut).then(|| bytes.clone())))
             }
             _ => None,
         };
@@ -332,6 +329,11 @@ impl View {
             self.refuse(document.key(), &error);
             return Err(error).into();
         }
+        let Some(bytes) = bytes else {
+            let error = Error::TooBig { what: document.name().into(), limit: DOCUMENT_LIMIT };
+            self.refuse(document.key(), &error);
+            return Err(error).into();
+        };
         let view = self.clone();
         Outcome::later(async move {
             match document {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::disks::DiskFile;
 use super::drivers_dir::DriverPlace;
-use super::handle::{DirEntry, Fh, Open};
+use super::handle::{DirEntry, Fh, Handle, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
 use super::io::{DOCUMENT_LIMIT, stale};
@@ -169,11 +169,13 @@ impl View {
 
     fn resize_draft(&self, fh: Option<Fh>, size: u64, present: u64) -> Result<()> {
         let mut handles = self.0.handles.lock();
-        match fh.and_then(|fh| handles.get(fh)).map(|handle| &mut handle.body) {
-            Some(Open::Draft { document, bytes, dirty, .. }) => {
+        match fh.and_then(|fh| handles.get(fh)) {
+            Some(Handle { body: Open::Draft { document, bytes, dirty, .. }, cut, .. }) => {
                 if size > DOCUMENT_LIMIT as u64 {
                     return Err(Error::TooBig { what: document.name().into(), limit: DOCUMENT_LIMIT });
                 }
+                // Whoever empties it begins anew.
+                *cut &= size != 0;
                 if size != bytes.len() as u64 {
                     bytes.resize(size as usize, 0);
                     *dirty = true;
