@@ -65,9 +65,14 @@ fn query(name: &str, kind: RecordType) -> Vec<u8> {
 
 /// A server that says that a name does not exist, whatever is asked, and counts.
 async fn upstream(asked: Arc<AtomicUsize>, tasks: &mut JoinSet<()>) -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
+    let (udp, tcp, address) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        // Somebody else may have that port by TCP.
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            break (udp, tcp, address);
+        }
+    };
     let reply = |query: &[u8]| refusal(&Message::from_vec(query).unwrap(), ResponseCode::NXDomain).to_vec().unwrap();
     let count = Arc::clone(&asked);
     tasks.spawn(async move {
@@ -102,6 +107,20 @@ async fn names_of_lima_yaml_come_first() {
         (ResponseCode::NoError, vec!["192.168.5.2".into()])
     );
     assert_eq!(server.ask("host.lima.internal.", RecordType::AAAA).await, (ResponseCode::NoError, vec![]));
+}
+
+/// A resolver that hears that a name does not exist asks for no addresses of it, either.
+#[tokio::test]
+async fn names_of_lima_yaml_exist_whatever_is_asked_of_them() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    let server = Running::start(false, Some(upstream(Arc::clone(&asked), &mut tasks).await)).await;
+    for name in ["host.lima.internal.", "Me.test."] {
+        for kind in [RecordType::HTTPS, RecordType::TXT, RecordType::MX] {
+            assert_eq!(server.ask(name, kind).await, (ResponseCode::NoError, vec![]), "{name} {kind}");
+        }
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
