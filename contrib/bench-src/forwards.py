@@ -1,11 +1,14 @@
-"""Figures of port forwards with a real guest: throughput and latency beside `ssh -L` and QEMU's own, how soon a listener is there,
-and what idle ones cost."""
+"""Figures of port forwards with a real guest: throughput and latency beside `ssh -L` and QEMU's own, how soon a listener is there
+and an end is seen, a thousand connections at once, and what idle ones cost."""
 
 import contextlib
 import json
 import os
+import resource
+import select
 import socket
 import statistics
+import struct
 import subprocess
 import time
 
@@ -26,6 +29,20 @@ OPENER = """use IO::Socket::INET;
 $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:PORT", Listen => 64, ReuseAddr => 1) or die;
 while ($c = $s->accept) { $p = <$c>; chomp $p;
 push @l, IO::Socket::INET->new(LocalAddr => "127.0.0.1:$p", Listen => 4, ReuseAddr => 1); print $c "ok\\n"; close $c }"""
+
+# Takes connections by two: on the second it says what became of the first, or is told what to do with it.
+PAIRS = """use IO::Socket::INET; use IO::Select; use Socket; $SIG{CHLD} = $SIG{PIPE} = "IGNORE";
+$s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:PORT", Listen => 64, ReuseAddr => 1) or die;
+while ($c = $s->accept) { $d = $s->accept; if (fork) { close $c; close $d; next }
+syswrite $d, "2"; $l = IO::Select->new($c, $d);
+while (1) { for $h ($l->can_read) { $n = sysread $h, $x, 1;
+if ($h == $c) { syswrite $d, "e"; $l->remove($c) } elsif (!$n) { exit } elsif ($x eq "k") { kill 9, $$ }
+else { setsockopt $c, SOL_SOCKET, SO_LINGER, pack("ii", 1, 0); $l->remove($c); close $c } } } }"""
+# One process answers all.
+ANSWERS = """use IO::Socket::INET; use IO::Select; $SIG{PIPE} = "IGNORE";
+$s = IO::Socket::INET->new(LocalAddr => "127.0.0.1:PORT", Listen => 4096, ReuseAddr => 1) or die; $l = IO::Select->new($s);
+while (1) { for $h ($l->can_read) { if ($h == $s) { $c = $s->accept and $l->add($c); next }
+if (sysread $h, $x, 1) { syswrite $h, $x } else { $l->remove($h); close $h } } }"""
 
 
 def free_ports(count):
@@ -90,6 +107,82 @@ def appearances(opener, ports):
     return sorted(taken)
 
 
+def tear(peer):
+    """Closes without an orderly end."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+def disconnects(port, act, times=20):
+    """Milliseconds until the other side sees what `act` does to a connection, or has done by way of a second one."""
+    taken = []
+    for _ in range(times):
+        with contextlib.ExitStack() as both:
+            pair = [both.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2)]
+            for peer in pair:
+                peer.settimeout(60)
+            (second,) = select.select(pair, [], [], 60)[0]
+            assert second.recv(1) == b"2"
+            (first,) = [peer for peer in pair if peer is not second]
+            begun = time.perf_counter()
+            act(first, second)
+            taken.append((time.perf_counter() - begun) * 1000)
+    return sorted(taken)
+
+
+def in_guest(end):
+    """The client ends the connection so; the server says when it saw it."""
+
+    def act(first, second):
+        end(first)
+        assert second.recv(1) == b"e"
+
+    return act
+
+
+def on_host(word):
+    """The server does as it is told; the client sees an end, of whichever kind."""
+
+    def act(first, second):
+        second.sendall(word)
+        try:
+            assert first.recv(1) == b""
+        except ConnectionResetError:
+            pass
+
+    return act
+
+
+DISCONNECTS = (
+    ("client closes, seen in the guest", in_guest(socket.socket.close)),
+    ("client breaks off, seen in the guest", in_guest(tear)),
+    ("guest's server killed, seen here", on_host(b"k")),
+    ("guest's server breaks off, seen here", on_host(b"t")),
+)
+
+
+def at_once(port, count):
+    """How many connections that are open together are answered, and seconds until the last is."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+    def is_answered(peer):
+        try:
+            return peer.recv(1) == b"x"
+        except OSError:
+            return False
+
+    begun = time.perf_counter()
+    with contextlib.ExitStack() as all_of_them:
+        peers = [all_of_them.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
+        for peer in peers:
+            peer.settimeout(60)
+            peer.sendall(b"x")
+        answered = sum(map(is_answered, peers))
+        return answered, time.perf_counter() - begun
+
+
 @contextlib.contextmanager
 def by_ssh(one, pairs):
     """`ssh -L` of its own for (host port, guest port)."""
@@ -132,8 +225,8 @@ def compared(figure, ours, theirs, least):
 
 
 def forwards(guest, private_kib, cpu_seconds, window=20):
-    ports = free_ports(129)
-    zeros, echo, zeros_static, echo_static, zeros_by_ssh, echo_by_ssh, zeros_by_qemu, outside, opener, *others = ports
+    ports = free_ports(131)
+    zeros, echo, zeros_static, echo_static, zeros_by_ssh, echo_by_ssh, zeros_by_qemu, outside, opener, pairs, thousand, *others = ports
     new, many = others[:20], others[20:]
     one = Fleet()
     os.mkdir(f"{one.dir}/shared")
@@ -178,6 +271,13 @@ portForwards:
     taken = appearances(opener, new)
     text = f"{statistics.median(taken):.0f} / {taken[-1]:.0f} ms"
     row("a new listener of the guest on the host, median / slowest of 20", text, "<= 300 ms", taken[-1] <= 300)
+    listen(one, PAIRS, [pairs])
+    for what, act in DISCONNECTS:
+        taken = disconnects(pairs, act)
+        row(f"{what}: median / slowest of 20", f"{statistics.median(taken):.0f} / {taken[-1]:.0f} ms", "<= 100 ms", taken[-1] <= 100)
+    listen(one, ANSWERS, [thousand])
+    answered, seconds = at_once(thousand, 1000)
+    row("1,000 connections at once: answered, and when the last", f"{answered} in {seconds:.1f} s", "1000", answered == 1000)
     before = private_kib(agent)
     listen(one, MANY, many)
     time.sleep(2)

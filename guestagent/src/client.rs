@@ -13,10 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::{Response, Status, Streaming};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::proto::guest_service_client::GuestServiceClient;
 use crate::proto::{Event, Info, Inotify, TimeSyncRequest, TimeSyncResponse, TunnelMessage};
+use crate::{END, HALVES};
 
 /// What one stream may have sent that nobody has read yet.
 const STREAM_WINDOW: u32 = 128 << 10;
@@ -68,13 +70,15 @@ impl Client {
     }
 
     /// Opens a tunnel. The first message says what to dial and has no data (see [`dial`]); the end of `messages` closes
-    /// the guest's connection for writing alone. Fails with the guest's reason where it cannot dial.
+    /// the guest's connection for writing alone, and an answer that [`is_end`] is the same of the guest's. Fails with the guest's reason where it cannot dial.
     /// Lima's own agent begins to answer with the first data from the guest: messages have to go on while this waits.
     pub async fn tunnel<M>(&mut self, messages: M) -> Result<Streaming<TunnelMessage>, Status>
     where
         M: Stream<Item = TunnelMessage> + Send + 'static,
     {
-        Ok(self.service.tunnel(messages).await?.into_inner())
+        let mut request = Request::new(messages);
+        request.metadata_mut().insert(HALVES, MetadataValue::from_static("1"));
+        Ok(self.service.tunnel(request).await?.into_inner())
     }
 
     /// Tells of files that changed on the host, until `changes` ends.
@@ -90,6 +94,12 @@ impl Client {
         let request = TimeSyncRequest { host_time: Some(host_time.into()) };
         Ok(self.service.sync_time(request).await?.into_inner())
     }
+}
+
+/// Whether an answer says that the guest has said all while it may still listen: the end of the answers ends the whole
+/// tunnel. Only agents of ours say so, and only to hosts that asked for it.
+pub fn is_end(answer: &TunnelMessage) -> bool {
+    answer.protocol == END && answer.data.is_empty()
 }
 
 /// The first message of a tunnel. `protocol` is `tcp` or `udp`, `address` an IP address and a port as the guest sees

@@ -20,3 +20,8 @@ pub mod yq;
 #[rustfmt::skip]
 #[allow(clippy::all, missing_docs, reason = "generated")]
 pub mod proto;
+
+/// What a host of ours says of a tunnel beside Lima's words: that it understands an answer without data whose protocol is
+/// [`END`]. Lima's protocol has no word for a guest that has said all and still listens, and Lima's hosts never say this.
+const HALVES: &str = "limafs-halves";
+const END: &str = "end";

@@ -13,7 +13,7 @@ use crate::ports::watch::Listed;
 use crate::ports::{Ports, diag, merge};
 use crate::proto::guest_service_server::GuestService;
 use crate::proto::{Event, Info, Inotify, IpPort, TimeSyncRequest, TimeSyncResponse, TunnelMessage};
-use crate::{clock, tunnel};
+use crate::{HALVES, clock, tunnel};
 
 #[derive(Debug, Clone)]
 pub struct Agent {
@@ -68,7 +68,8 @@ impl GuestService for Agent {
         &self,
         request: Request<Streaming<TunnelMessage>>,
     ) -> Result<Response<BoxStream<TunnelMessage>>, Status> {
-        Ok(Response::new(Box::pin(tunnel::open(request.into_inner()).await?)))
+        let halves = request.metadata().contains_key(HALVES);
+        Ok(Response::new(Box::pin(tunnel::open(request.into_inner(), halves).await?)))
     }
 
     async fn sync_time(&self, request: Request<TimeSyncRequest>) -> Result<Response<TimeSyncResponse>, Status> {

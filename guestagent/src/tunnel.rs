@@ -1,7 +1,8 @@
 //! Tunnel: one connection or one UDP peer in the guest for each stream.
 //!
-//! The end of the host's messages closes the socket for writing alone; answers go on until the guest's side ends. Each
-//! direction holds at most one piece of data of its own: what is not taken is not read.
+//! The end of the host's messages closes the socket for writing alone; answers go on until the guest's side ends, and
+//! messages beyond that where the host understands it. Each direction holds at most one piece of data of its own: what is
+//! not taken is not read.
 
 use std::cell::RefCell;
 use std::io;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
+use crate::END;
 use crate::proto::TunnelMessage;
 
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -33,9 +35,10 @@ thread_local! {
 type Answers = mpsc::Sender<Result<TunnelMessage, Status>>;
 
 /// Dials what the first message says, and returns what the guest's side sends. Ends with everything when the host
-/// drops the stream.
+/// drops the stream. `halves`: the host can be told that the guest has said all and still listens.
 pub async fn open(
     mut messages: Streaming<TunnelMessage>,
+    halves: bool,
 ) -> Result<impl Stream<Item = Result<TunnelMessage, Status>> + Send + 'static, Status> {
     let first = messages.message().await?.ok_or_else(|| Status::invalid_argument("the tunnel has no first message"))?;
     let socket = dial(&first.protocol, &first.guest_addr).await?;
@@ -44,7 +47,7 @@ pub async fn open(
     tokio::spawn(async move {
         let gone = answers.clone();
         tokio::select! {
-            result = run(socket, first, messages, &answers) => if let Err(status) = result {
+            result = run(socket, first, messages, &answers, halves) => if let Err(status) = result {
                 // The host hears it, or is gone itself.
                 answers.send(Err(status)).await.ok();
             },
@@ -97,19 +100,29 @@ fn udp(address: SocketAddr) -> io::Result<Socket> {
 async fn run(
     socket: Socket,
     first: TunnelMessage,
-    messages: Streaming<TunnelMessage>,
+    mut messages: Streaming<TunnelMessage>,
     answers: &Answers,
+    halves: bool,
 ) -> Result<(), Status> {
     let TunnelMessage { id, data, .. } = first;
     match socket {
         Socket::Tcp(stream) => {
             let (reader, mut writer) = stream.into_split();
             writer.write_all(&data).await?;
-            // The stream of answers ends the call, so it is what ends the tunnel.
+            let (from, to) = (from_tcp(reader, &id, answers), to_tcp(&mut messages, writer));
+            tokio::pin!(from, to);
             tokio::select! {
-                result = from_tcp(reader, &id, answers) => result,
-                error = to_tcp(messages, writer) => Err(error),
+                said = &mut from => said?,
+                heard = &mut to => {
+                    heard?;
+                    return from.await;
+                }
             }
+            // The end of the answers ends the call, and the messages with it.
+            if halves && answers.send(Ok(end(&id))).await.is_ok() {
+                to.await?;
+            }
+            Ok(())
         }
         Socket::Udp(socket) => {
             let socket = Arc::new(socket);
@@ -124,23 +137,16 @@ async fn run(
     }
 }
 
-/// Ends only when the host fails. After its last message, or when the socket takes no more, answers may still be on
-/// their way.
-async fn to_tcp(mut messages: Streaming<TunnelMessage>, mut writer: OwnedWriteHalf) -> Status {
-    loop {
-        let taken = match messages.message().await {
-            Ok(Some(message)) => writer.write_all(&message.data).await.is_ok(),
-            Ok(None) => {
-                // A socket that cannot be shut down is closed already.
-                writer.shutdown().await.ok();
-                false
-            }
-            Err(status) => return status,
-        };
-        if !taken {
-            return std::future::pending().await;
+/// Ends with the host's last message, or when the socket takes no more; answers may still be on their way.
+async fn to_tcp(messages: &mut Streaming<TunnelMessage>, mut writer: OwnedWriteHalf) -> Result<(), Status> {
+    while let Some(message) = messages.message().await? {
+        if writer.write_all(&message.data).await.is_err() {
+            return Ok(());
         }
     }
+    // A socket that cannot be shut down is closed already.
+    writer.shutdown().await.ok();
+    Ok(())
 }
 
 async fn from_tcp(reader: OwnedReadHalf, id: &str, answers: &Answers) -> Result<(), Status> {
@@ -177,6 +183,10 @@ async fn from_udp(socket: &UdpSocket, id: &str, answers: &Answers) -> Result<(),
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn end(id: &str) -> TunnelMessage {
+    TunnelMessage { id: id.to_owned(), protocol: END.into(), ..TunnelMessage::default() }
 }
 
 fn answer(id: &str, data: Vec<u8>) -> TunnelMessage {

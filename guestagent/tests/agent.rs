@@ -2,10 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::HashSet;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use limafs_guestagent::client::{self, Client, dial};
 use limafs_guestagent::ports::{Port, Ports, watch};
+use limafs_guestagent::proto::guest_service_client::GuestServiceClient;
 use limafs_guestagent::proto::{Event, Inotify, IpPort, TunnelMessage};
 use limafs_guestagent::server::{Beginning, serve};
 use limafs_guestagent::service::Agent;
@@ -14,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
 use tonic::{Code, Status, Streaming};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -169,6 +177,61 @@ async fn a_half_close_by_the_host_leaves_the_answers_open() {
     }
     drop(guest);
     assert_eq!(next(&mut answers).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_half_close_by_the_guest_leaves_the_messages_open() {
+    let mut host = host().await;
+    let (sender, mut answers, mut guest) = joined(&mut host.client).await;
+    guest.write_all(b"go on").await.unwrap();
+    guest.shutdown().await.unwrap();
+    assert_eq!(next(&mut answers).await.unwrap().unwrap(), b"go on");
+    let end = timeout(LIMIT, answers.message()).await.unwrap().unwrap().unwrap();
+    assert!(client::is_end(&end), "{end:?}");
+    for part in [b"first", b"later"] {
+        sender.send(data(part)).await.unwrap();
+        let mut got = [0; 5];
+        timeout(LIMIT, guest.read_exact(&mut got)).await.unwrap().unwrap();
+        assert_eq!(&got, part);
+    }
+    drop(sender);
+    assert_eq!(timeout(LIMIT, guest.read(&mut [0])).await.unwrap().unwrap(), 0);
+    assert_eq!(next(&mut answers).await.unwrap(), None);
+}
+
+/// Lima's own hosts know no such answer: to them the guest's end is the end.
+#[tokio::test]
+async fn a_host_that_does_not_know_of_halves_is_told_the_end() {
+    let host = host().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+    tokio::spawn(serve(theirs, Beginning::Clean, host.agent.clone()));
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
+    tokio::spawn(connection);
+    let mut lima = GuestServiceClient::with_origin(Plain(sender), http::Uri::from_static("http://lima"));
+    let (messages, stream) = mpsc::channel(1);
+    messages.send(dial("test", "tcp", &address)).await.unwrap();
+    let (answers, accepted) = tokio::join!(lima.tunnel(ReceiverStream::new(stream)), listener.accept());
+    drop(accepted.unwrap());
+    assert_eq!(next(&mut answers.unwrap().into_inner()).await.unwrap(), None);
+}
+
+/// A connection as the generated client wants it, with nothing of ours.
+struct Plain(http2::SendRequest<Body>);
+
+impl Service<http::Request<Body>> for Plain {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
 }
 
 #[tokio::test]

@@ -168,23 +168,28 @@ impl Names {
     }
 
     /// The addresses of the wanted family that lima.yaml or this host knows for a name; `None` when neither knows the
-    /// name, or something else is asked for.
+    /// name, or something else is asked for of one that is not ours.
     async fn addresses(&self, query: &Query) -> Option<Vec<IpAddr>> {
-        if !matches!(query.query_type, RecordType::A | RecordType::AAAA) {
-            return None;
-        }
+        let wants_v6 = match query.query_type {
+            RecordType::A => Some(false),
+            RecordType::AAAA => Some(true),
+            _ => None,
+        };
         let name = query.name.to_ascii();
         let name = name.trim_end_matches('.');
-        let found = match self.hosts.resolve(name) {
+        let found = match self.ours(name) {
             Ok(address) => vec![address],
-            Err(name) => match self.instance(&name) {
-                Some(address) => vec![address],
-                None => lookup(&name).await?,
-            },
+            // No server of the world has ours: whoever were told so would not ask for addresses any more.
+            Err(other) if wants_v6.is_none() => return (!other.eq_ignore_ascii_case(name)).then(Vec::new),
+            Err(name) => lookup(&name).await?,
         };
-        let wants_v6 = query.query_type == RecordType::AAAA;
-        let fits = |address: &IpAddr| address.is_ipv6() == wants_v6 && (self.ipv6 || address.is_ipv4());
+        let fits = |address: &IpAddr| wants_v6 == Some(address.is_ipv6()) && (self.ipv6 || address.is_ipv4());
         Some(found.into_iter().filter(fits).collect())
+    }
+
+    /// The address of a name that lima.yaml or an instance has; otherwise the name that it stands for.
+    fn ours(&self, name: &str) -> Result<IpAddr, String> {
+        self.hosts.resolve(name).or_else(|name| self.instance(&name).ok_or(name))
     }
 
     fn instance(&self, name: &str) -> Option<IpAddr> {

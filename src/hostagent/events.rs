@@ -277,7 +277,7 @@ mod tests {
     fn the_file_has_state_changes_once_and_no_progress() {
         let temp = tempfile::tempdir().unwrap();
         let mut journal = Journal::new("foo", temp.path(), Box::new(io::sink()));
-        for progress in ["", " 1 % 2.0 MiB/s", " 99 % 2.0 MiB/s"] {
+        for progress in ["", " 1 % 2.0 MiB/s", " 99 % 2.0 MiB/s", " (2 tries: failed with exit code 1)"] {
             let step = Some(format!("downloading image{progress}"));
             journal.changed(&Status { step, ssh_local_port: 0, ..status(State::Starting) });
         }

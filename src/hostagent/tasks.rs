@@ -31,6 +31,8 @@ const SAVE: Duration = Duration::from_secs(1000);
 const LAUNCH: Duration = Duration::from_secs(60);
 /// For a VM whose driver waits for its address.
 const LAUNCH_ELSEWHERE: Duration = Duration::from_secs(300);
+/// A machine that is elsewhere is shut down and booted by whoever has it.
+const RESET_ELSEWHERE: Duration = Duration::from_secs(200);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
@@ -211,7 +213,7 @@ impl Actor {
     fn call(&mut self, call: Call) {
         let Some(driver) = self.driver() else { return };
         let (wished, dir) = (self.wished.clone(), self.dir.clone());
-        let limit = if call.holds_the_vm() { SAVE } else { CALL };
+        let limit = limit(call, driver.info().features.dynamic_ssh_address);
         self.tasks.spawn(Slot::Call(call), async move {
             let doing = async {
                 match (call, wished) {
@@ -343,10 +345,33 @@ impl Actor {
     }
 }
 
+/// What a driver may take for a call.
+fn limit(call: Call, is_elsewhere: bool) -> Duration {
+    match call {
+        call if call.holds_the_vm() => SAVE,
+        Call::Reset if is_elsewhere => RESET_ELSEWHERE,
+        _ => CALL,
+    }
+}
+
 /// The sentences of an error, one each.
 fn sentences(error: &Error) -> Vec<String> {
     match error {
         Error::Document(lines) => lines.clone(),
         error => vec![error.to_string()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_elsewhere_has_the_time_that_docker_machine_gives_a_restart() {
+        assert!(limit(Call::Reset, true) > Duration::from_secs(180));
+        assert_eq!(
+            [limit(Call::Reset, false), limit(Call::Pause, true), limit(Call::Suspend, true)],
+            [CALL, CALL, SAVE]
+        );
     }
 }

@@ -109,6 +109,20 @@ async fn names_of_lima_yaml_come_first() {
     assert_eq!(server.ask("host.lima.internal.", RecordType::AAAA).await, (ResponseCode::NoError, vec![]));
 }
 
+/// A resolver that hears that a name does not exist asks for no addresses of it, either.
+#[tokio::test]
+async fn names_of_lima_yaml_exist_whatever_is_asked_of_them() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    let server = Running::start(false, Some(upstream(Arc::clone(&asked), &mut tasks).await)).await;
+    for name in ["host.lima.internal.", "Me.test."] {
+        for kind in [RecordType::HTTPS, RecordType::TXT, RecordType::MX] {
+            assert_eq!(server.ask(name, kind).await, (ResponseCode::NoError, vec![]), "{name} {kind}");
+        }
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
 #[tokio::test]
 async fn other_instances_are_found_by_their_names() {
     let server = Running::start(false, None).await;

@@ -19,10 +19,18 @@ use super::post::Way;
 use super::rules::Proto;
 use super::tunnel::{self, greeting};
 
-/// A peer that says and hears nothing for so long is forgotten; as Lima does.
-pub const IDLE: Duration = Duration::from_secs(90);
-/// More peers at a time are not heard.
-const PEERS: usize = 1024;
+/// Of one socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A peer that says and hears nothing for so long is forgotten.
+    pub idle: Duration,
+    /// Beyond these a new peer takes the place of the one that has been silent longest: whoever asks a name server once,
+    /// each time from another port, needs no answer any more.
+    pub peers: usize,
+}
+
+/// The time is Lima's.
+pub const LIMITS: Limits = Limits { idle: Duration::from_secs(90), peers: 1024 };
 /// Datagrams of a peer that wait for the agent; more are lost, as on any network.
 const WAITING: usize = 256;
 const DATAGRAM_MAX: usize = 65535;
@@ -32,10 +40,10 @@ pub async fn serve(
     socket: UdpSocket,
     way: watch::Receiver<Way>,
     heard: watch::Receiver<Heard>,
-    idle: Duration,
+    limits: Limits,
 ) -> io::Error {
     let socket = Arc::new(socket);
-    let mut peers: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
+    let mut peers: HashMap<SocketAddr, Heeded> = HashMap::new();
     let mut tasks = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
@@ -47,29 +55,43 @@ pub async fn serve(
                 Err(error) => return error,
             },
             Some(ended) = tasks.join_next() => {
-                if let Ok(peer) = ended {
+                // Its place may be another's by now.
+                if let Ok(peer) = ended
+                    && peers.get(&peer).is_some_and(|heeded| heeded.to.is_closed())
+                {
                     peers.remove(&peer);
                 }
                 continue;
             }
         };
         let datagram = buffer[..length].to_vec();
-        if let Some(to) = peers.get(&peer).filter(|to| !to.is_closed()) {
+        if let Some(heeded) = peers.get_mut(&peer).filter(|heeded| !heeded.to.is_closed()) {
+            heeded.last = Instant::now();
             // Full: lost, as on any network.
-            let _ = to.try_send(datagram);
+            let _ = heeded.to.try_send(datagram);
             continue;
         }
         let (Some(client), Way::Agent(guest)) = (heard.borrow().client.clone(), way.borrow().clone()) else { continue };
-        if peers.len() >= PEERS || length == 0 {
+        if length == 0 {
             continue;
+        }
+        if peers.len() >= limits.peers {
+            let oldest = peers.iter().min_by_key(|(_, heeded)| heeded.last).map(|(peer, _)| *peer);
+            oldest.and_then(|oldest| peers.remove(&oldest));
         }
         let (to, datagrams) = mpsc::channel(WAITING);
         // It is empty yet.
         let _ = to.try_send(datagram);
-        peers.insert(peer, to);
-        let talk = Peer { client, guest, socket: Arc::clone(&socket), address: peer, idle };
+        peers.insert(peer, Heeded { to, last: Instant::now() });
+        let talk = Peer { client, guest, socket: Arc::clone(&socket), address: peer, idle: limits.idle };
         tasks.spawn(talk.carry(datagrams));
     }
+}
+
+/// A peer as the socket's reader knows it; without it the peer is forgotten.
+struct Heeded {
+    to: mpsc::Sender<Vec<u8>>,
+    last: Instant,
 }
 
 struct Peer {
@@ -92,7 +114,8 @@ impl Peer {
         let mut last = Instant::now();
         loop {
             tokio::select! {        // cancel-safe: channels, a stream and a clock
-                Some(data) = datagrams.recv() => {
+                data = datagrams.recv() => {
+                    let Some(data) = data else { return self.address };
                     // As above.
                     let _ = messages_to.try_send(TunnelMessage { data, ..greeting.clone() });
                 }

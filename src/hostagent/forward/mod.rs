@@ -65,8 +65,7 @@ pub struct Wishes {
     patience: Patience,
     /// Of whose changes the guest is told.
     shares: Arc<[Share]>,
-    /// How long a peer by UDP may be silent.
-    idle: Duration,
+    udp: datagrams::Limits,
 }
 
 impl Wishes {
@@ -75,7 +74,7 @@ impl Wishes {
         let plain = prepared.is_plain();
         let by_ssh = std::env::var_os(BY_SSH).is_some_and(|value| value == "true" || value == "1");
         let rules = Rules::new(&configured, prepared.facts.ssh_local_port, plain);
-        Self { rules, plain, by_ssh, patience: PATIENCE, shares: shares(&prepared.config), idle: datagrams::IDLE }
+        Self { rules, plain, by_ssh, patience: PATIENCE, shares: shares(&prepared.config), udp: datagrams::LIMITS }
     }
 }
 
@@ -121,7 +120,7 @@ async fn forward(
     let (work_to, mut work) = mpsc::channel::<Work>(64);
     let (reports_to, mut reports) = mpsc::channel(64);
     let carriers = Arc::new(Carriers::new(login, work_to.clone()));
-    let means = Means { heard: heard.clone(), carriers, work: work_to, reports: reports_to, idle: wishes.idle };
+    let means = Means { heard: heard.clone(), carriers, work: work_to, reports: reports_to, udp: wishes.udp };
     let mut table = Table::new(wishes.rules, wishes.by_ssh, means);
     let mut connections = JoinSet::new();
     let mut published = Instant::now();

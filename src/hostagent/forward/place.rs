@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio_util::either::Either;
@@ -17,6 +17,10 @@ use super::{Socket, holder};
 const SOON: Duration = Duration::from_secs(2);
 /// The same for what time alone hardly mends.
 const LATER: Duration = Duration::from_secs(30);
+/// How long it is believed who has a place.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Of a privileged port that no rule names.
+const UNASKED: &str = "a privileged port is forwarded only by a rule of portForwards";
 const UNPRIVILEGED: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 /// Where a forward begins: at most one has each.
@@ -66,13 +70,17 @@ impl Drop for SocketFile {
     }
 }
 
+/// Who has a place that is taken, and when that was looked for: it costs far more than to try the place again.
+#[derive(Debug, Default)]
+pub struct Seen(Option<(Instant, Option<String>)>);
+
 /// Binds. `asked`: a rule of lima.yaml names the place; otherwise a guest could have a privileged port for the asking.
-pub async fn bind(proto: Proto, host: &HostEnd, asked: bool) -> Result<Bound, Failure> {
+pub async fn bind(proto: Proto, host: &HostEnd, asked: bool, seen: &mut Seen) -> Result<Bound, Failure> {
     match host {
         HostEnd::Socket(path) => bind_socket(path).await,
         HostEnd::Address(address) => {
             if !asked && is_privileged(address.port()) {
-                return Err(Failure::from_bind(&io::ErrorKind::PermissionDenied.into()));
+                return Err(Failure { why: UNASKED.into(), again: LATER });
             }
             let bound = match proto {
                 Proto::Tcp => TcpListener::bind(address).await.map(Bound::Tcp),
@@ -80,20 +88,26 @@ pub async fn bind(proto: Proto, host: &HostEnd, asked: bool) -> Result<Bound, Fa
                 Proto::Udp => UdpSocket::bind(address).await.map(Bound::Udp),
             };
             match bound {
-                Ok(bound) => Ok(bound),
-                Err(error) => Err(named(proto, *address, Failure::from_bind(&error)).await),
+                Ok(bound) => {
+                    *seen = Seen::default();
+                    Ok(bound)
+                }
+                Err(error) => Err(named(proto, *address, Failure::from_bind(&error), seen).await),
             }
         }
     }
 }
 
 /// Says who has the address, where that can be seen.
-async fn named(proto: Proto, address: SocketAddr, failure: Failure) -> Failure {
+async fn named(proto: Proto, address: SocketAddr, failure: Failure, seen: &mut Seen) -> Failure {
     if failure.why != "address in use" {
         return failure;
     }
-    let found = tokio::task::spawn_blocking(move || holder::of(proto, address)).await;
-    match found.ok().flatten() {
+    if seen.0.as_ref().is_none_or(|(looked, _)| looked.elapsed() >= LOOK_AGAIN) {
+        let found = tokio::task::spawn_blocking(move || holder::of(proto, address)).await;
+        seen.0 = Some((Instant::now(), found.ok().flatten()));
+    }
+    match seen.0.as_ref().and_then(|(_, holder)| holder.as_ref()) {
         Some(holder) => Failure { why: format!("{} ({holder})", failure.why), ..failure },
         None => failure,
     }
@@ -155,7 +169,7 @@ mod tests {
     }
 
     async fn why(proto: Proto, host: &HostEnd) -> String {
-        bind(proto, host, true).await.err().unwrap().why
+        bind(proto, host, true, &mut Seen::default()).await.err().unwrap().why
     }
 
     #[tokio::test]
@@ -165,7 +179,20 @@ mod tests {
         let why = why(Proto::Tcp, &host).await;
         assert!(why.starts_with(&format!("address in use (pid {} ", std::process::id())), "{why}");
         drop(holder);
-        assert!(bind(Proto::Tcp, &host, true).await.is_ok());
+        assert!(bind(Proto::Tcp, &host, true, &mut Seen::default()).await.is_ok());
+    }
+
+    /// A hundred ports that others have are tried again every other second.
+    #[tokio::test]
+    async fn c52_who_has_a_port_is_not_looked_for_at_every_try() {
+        let holder = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let host = loopback(holder.local_addr().unwrap().port());
+        let mut seen = Seen(Some((Instant::now(), Some("pid 1 other".into()))));
+        let failure = bind(Proto::Tcp, &host, true, &mut seen).await.err().unwrap();
+        assert_eq!(failure.why, "address in use (pid 1 other)");
+        drop(holder);
+        assert!(bind(Proto::Tcp, &host, true, &mut seen).await.is_ok());
+        assert!(seen.0.is_none(), "the next holder is another");
     }
 
     #[tokio::test]
@@ -177,15 +204,17 @@ mod tests {
 
     #[tokio::test]
     async fn r11_a_privileged_port_needs_a_rule() {
-        let failure = bind(Proto::Tcp, &loopback(1), false).await.err().unwrap();
-        assert_eq!(failure, Failure { why: "permission denied".into(), again: LATER });
+        let failure = bind(Proto::Tcp, &loopback(1), false, &mut Seen::default()).await.err().unwrap();
+        assert_eq!(failure, Failure { why: UNASKED.into(), again: LATER });
     }
 
     #[tokio::test]
     async fn c46_a_socket_is_its_owners_alone_and_goes_with_the_forward() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sock/a.sock");
-        let bound = bind(Proto::Tcp, &HostEnd::Socket(path.clone()), true).await.unwrap_or_else(|_| panic!());
+        let bound = bind(Proto::Tcp, &HostEnd::Socket(path.clone()), true, &mut Seen::default())
+            .await
+            .unwrap_or_else(|_| panic!());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert_eq!(why(Proto::Tcp, &HostEnd::Socket(path.clone())).await, "address in use");
@@ -199,7 +228,7 @@ mod tests {
         let (left, file) = (dir.path().join("left"), dir.path().join("file"));
         drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
         fs::write(&file, "mine").unwrap();
-        assert!(bind(Proto::Tcp, &HostEnd::Socket(left), true).await.is_ok());
+        assert!(bind(Proto::Tcp, &HostEnd::Socket(left), true, &mut Seen::default()).await.is_ok());
         assert_eq!(why(Proto::Tcp, &HostEnd::Socket(file.clone())).await, "a file that is no socket is in its place");
         assert_eq!(fs::read(file).unwrap(), b"mine");
     }

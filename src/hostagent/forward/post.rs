@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::agent::Heard;
 use super::carriers::{Carriers, Goal};
-use super::place::{Bound, Failure, Place, bind};
+use super::place::{Bound, Failure, Place, Seen, bind};
 use super::{Socket, Work, datagrams, tunnel};
 use crate::hostagent::ssh::{self, tunnel::Stream};
 
@@ -41,8 +41,7 @@ pub struct Means {
     /// Takes connections, which outlive their forward.
     pub work: mpsc::Sender<Work>,
     pub reports: mpsc::Sender<(u64, State)>,
-    /// How long a peer by UDP may be silent.
-    pub idle: Duration,
+    pub udp: datagrams::Limits,
 }
 
 pub struct Post {
@@ -56,9 +55,10 @@ pub struct Post {
 impl Post {
     /// Runs for as long as it is polled.
     pub async fn keep(self) {
+        let mut seen = Seen::default();
         loop {
             let failure = match &self.place {
-                Place::Host(proto, host) => match bind(*proto, host, self.asked).await {
+                Place::Host(proto, host) => match bind(*proto, host, self.asked, &mut seen).await {
                     Ok(bound) => {
                         self.report(Ok(())).await;
                         Failure::new(self.serve(bound).await)
@@ -79,7 +79,7 @@ impl Post {
 
     async fn serve(&self, bound: Bound) -> io::Error {
         if let Bound::Udp(socket) = bound {
-            return datagrams::serve(socket, self.way.clone(), self.means.heard.clone(), self.means.idle).await;
+            return datagrams::serve(socket, self.way.clone(), self.means.heard.clone(), self.means.udp).await;
         }
         loop {
             match bound.accept().await {

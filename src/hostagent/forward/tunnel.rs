@@ -1,5 +1,5 @@
 //! A connection of the host carried by the guest agent: one Tunnel stream. Ends are carried one by one, as far as the
-//! agent can; each side waits for the other, never for a third.
+//! agent can; each side waits for the other, never for a third. What broke off does not look like an end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,10 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
-use limafs_guestagent::client::{Client, dial};
+use limafs_guestagent::client::{Client, dial, is_end};
 use limafs_guestagent::proto::TunnelMessage;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -36,7 +37,32 @@ pub fn open(mut client: Client, messages: impl stream::Stream<Item = TunnelMessa
 
 /// Carries one connection until both sides are done, or one is gone.
 pub async fn carry(client: Client, guest: SocketAddr, socket: Socket) {
-    let (read, mut write) = tokio::io::split(socket);
+    match socket {
+        Either::Left(tcp) => {
+            let (read, write) = tcp.into_split();
+            if let Err(Torn(write)) = between(client, guest, read, write).await {
+                // A socket that cannot be told is closed already.
+                let _ = write.as_ref().set_zero_linger();
+                // Without the orderly end that dropping it would be.
+                write.forget();
+            }
+        }
+        // Such a socket knows no other end than an orderly one.
+        Either::Right(unix) => {
+            let (read, write) = unix.into_split();
+            drop(between(client, guest, read, write).await);
+        }
+    }
+}
+
+/// The guest's side broke off: the host's is to be, too.
+struct Torn<W>(W);
+
+async fn between<R, W>(client: Client, guest: SocketAddr, read: R, mut write: W) -> Result<(), Torn<W>>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin,
+{
     let over = CancellationToken::new();
     let _over_when_dropped = over.clone().drop_guard();
     let (end_to, mut end) = oneshot::channel();
@@ -46,7 +72,7 @@ pub async fn carry(client: Client, guest: SocketAddr, socket: Socket) {
         let reply = tokio::select! {        // cancel-safe: a stream and a oneshot
             reply = replies.next() => reply,
             end = &mut end, if reading => match end {
-                Ok(Broken) => return,
+                Ok(Broken) => return Ok(()),
                 Err(_) => {
                     reading = false;
                     continue;
@@ -55,13 +81,17 @@ pub async fn carry(client: Client, guest: SocketAddr, socket: Socket) {
         };
         match reply {
             Some(Ok(message)) => {
-                if write.write_all(&message.data).await.is_err() {
-                    return;
+                let taken = match is_end(&message) {
+                    true => write.shutdown().await,
+                    false => write.write_all(&message.data).await,
+                };
+                if taken.is_err() {
+                    return Ok(());
                 }
             }
             Some(Err(status)) => {
                 tracing::debug!("tunnel to {guest}: {:?}", status.code());
-                return;
+                return Err(Torn(write));
             }
             None => break,
         }
@@ -71,13 +101,14 @@ pub async fn carry(client: Client, guest: SocketAddr, socket: Socket) {
         // Whichever way it ends, that was all.
         let _ = end.await;
     }
+    Ok(())
 }
 
 /// The host's side is gone without a word.
 struct Broken;
 
-struct Reader {
-    socket: ReadHalf<Socket>,
+struct Reader<R> {
+    socket: R,
     greeting: TunnelMessage,
     greeted: bool,
     over: CancellationToken,
@@ -86,8 +117,8 @@ struct Reader {
 }
 
 /// What the host sends, as messages; ends with its end.
-fn messages(
-    socket: ReadHalf<Socket>,
+fn messages<R: AsyncRead + Unpin + Send>(
+    socket: R,
     greeting: TunnelMessage,
     over: CancellationToken,
     end: oneshot::Sender<Broken>,
@@ -116,9 +147,9 @@ fn messages(
 }
 
 /// Reads what is there; holds no buffer while there is nothing.
-struct Chunk<'a>(&'a mut ReadHalf<Socket>);
+struct Chunk<'a, R>(&'a mut R);
 
-impl Future for Chunk<'_> {
+impl<R: AsyncRead + Unpin> Future for Chunk<'_, R> {
     type Output = io::Result<Vec<u8>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Self::Output> {

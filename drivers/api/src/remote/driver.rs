@@ -24,6 +24,8 @@ const DISK: Duration = Duration::from_secs(30 * 60);
 const CREATE: Duration = Duration::from_secs(5 * 60);
 /// For writing or reading a guest's memory.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
+/// For a restart by whoever has the machine; docker-machine gives one 180 s.
+const RESET: Duration = Duration::from_secs(190);
 /// On top of the time that a guest has to end.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
 
@@ -143,7 +145,7 @@ impl Driver for Remote {
     }
 
     async fn reset(&self) -> Result<()> {
-        extra!(self, super::line::SHORT, "reset", reset(()))
+        extra!(self, RESET, "reset", reset(()))
     }
 
     async fn suspend(&self) -> Result<()> {

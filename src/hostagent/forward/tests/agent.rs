@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::{Stream, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -26,6 +26,8 @@ pub struct Said {
     pub syncs: AtomicUsize,
     pub tunnels: AtomicUsize,
     pub udp_ended: AtomicUsize,
+    /// It says when the guest's side alone is done, as an agent of ours does.
+    pub knows_halves: AtomicBool,
 }
 
 pub struct FakeAgent {
@@ -113,7 +115,8 @@ impl GuestService for Pretence {
         match greeting.protocol.as_str() {
             "tcp" => {
                 let stream = TcpStream::connect(&greeting.guest_addr).await.map_err(unknown)?;
-                tokio::spawn(tcp(stream, messages, replies));
+                let halves = self.said.knows_halves.load(Ordering::SeqCst);
+                tokio::spawn(tcp(stream, messages, replies, halves));
             }
             _ => {
                 let socket = UdpSocket::bind("127.0.0.1:0").await.map_err(unknown)?;
@@ -145,7 +148,7 @@ fn reply(data: &[u8]) -> Result<TunnelMessage, Status> {
     Ok(TunnelMessage { data: data.to_vec(), guest_addr: "127.0.0.1:1".into(), ..TunnelMessage::default() })
 }
 
-async fn tcp(stream: TcpStream, mut messages: Streaming<TunnelMessage>, replies: Replies) {
+async fn tcp(stream: TcpStream, mut messages: Streaming<TunnelMessage>, replies: Replies, halves: bool) {
     let (mut read, mut write) = stream.into_split();
     let to_guest = async move {
         while let Ok(Some(message)) = messages.message().await {
@@ -155,15 +158,25 @@ async fn tcp(stream: TcpStream, mut messages: Streaming<TunnelMessage>, replies:
         }
         let _ = write.shutdown().await;
     };
+    let end = TunnelMessage { protocol: "end".into(), ..TunnelMessage::default() };
     let to_host = async move {
         let mut buffer = vec![0; 32 << 10];
-        while let Ok(length @ 1..) = read.read(&mut buffer).await {
-            if replies.send(reply(&buffer[..length])).await.is_err() {
-                return;
+        loop {
+            let (reply, is_last) = match read.read(&mut buffer).await {
+                Ok(0) if halves => (Ok(end.clone()), true),
+                Ok(0) => return None,
+                Ok(length) => (reply(&buffer[..length]), false),
+                Err(error) => (Err(unknown(error)), true),
+            };
+            let goes_on = reply.is_ok();
+            replies.send(reply).await.ok()?;
+            if is_last {
+                return goes_on.then_some(replies);
             }
         }
     };
-    tokio::join!(to_guest, to_host);
+    // Dropped with the last of the two where the guest may still listen.
+    let (_replies, ()) = tokio::join!(to_host, to_guest);
 }
 
 async fn udp(socket: UdpSocket, mut messages: Streaming<TunnelMessage>, replies: Replies) {

@@ -20,7 +20,7 @@ async fn r11_s19_a_guest_that_listens_everywhere_gets_256_forwards_and_no_privil
     let _agent = world.agent((1000..40_000).map(|port| said("tcp", "127.0.0.1", port)).collect());
     let is_full = |all: &[Forward]| {
         let has = |words: &str| all.iter().any(|one| one.state.contains(words));
-        has("forwarding") && has("permission denied") && has("256 forwards already")
+        has("forwarding") && has("a privileged port") && has("256 forwards already")
     };
     let forwards = world.until(is_full).await;
     let forwarding: Vec<_> = forwards.iter().filter(|one| one.state == "forwarding").collect();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
+use super::super::datagrams::{LIMITS, Limits};
 use super::agent::port;
 use super::world::{LONG, Setting, World, any};
 
@@ -74,6 +75,38 @@ async fn c56_datagrams_of_every_size_come_back_to_whoever_sent_them() {
 }
 
 #[tokio::test]
+async fn of_too_many_peers_the_longest_silent_is_forgotten_and_every_new_one_is_heard() {
+    let udp = Some(Limits { idle: LONG, peers: 8 });
+    let mut world = World::new(Setting { rules: vec![any()], udp, ..Setting::default() }).await;
+    let (socket, host) = server().await;
+    let agent = world.agent(vec![port("udp", socket.local_addr().unwrap())]);
+    world.tasks.spawn(echo(socket));
+    world.forwarding(host).await;
+    let first = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    first.connect(host).await.unwrap();
+    // Each from a port of its own, and gone after its answer, as whoever asks a name server is.
+    for number in 0..40_u32 {
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(host).await.unwrap();
+        let asked = number.to_le_bytes();
+        assert_eq!(answered(&client, &asked).await, asked);
+        // Whoever goes on talking is not forgotten.
+        if number % 4 == 0 {
+            assert_eq!(answered(&first, b"still here").await, b"still here");
+        }
+    }
+    let ended = || agent.said.udp_ended.load(Ordering::SeqCst);
+    let forgotten = async {
+        while ended() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, forgotten).await.expect("tunnels of forgotten peers end");
+    // One each: whoever had been forgotten while it talked would have had a second.
+    assert!(agent.said.tunnels.load(Ordering::SeqCst) <= 41);
+}
+
+#[tokio::test]
 async fn large_datagrams_are_one_message_each() {
     let mut world = World::with_any().await;
     let (socket, host) = server().await;
@@ -88,8 +121,8 @@ async fn large_datagrams_are_one_message_each() {
 
 #[tokio::test]
 async fn c56_a_peer_that_is_silent_is_forgotten_and_heard_again() {
-    let idle = Some(Duration::from_millis(300));
-    let mut world = World::new(Setting { rules: vec![any()], idle, ..Setting::default() }).await;
+    let udp = Some(Limits { idle: Duration::from_millis(300), ..LIMITS });
+    let mut world = World::new(Setting { rules: vec![any()], udp, ..Setting::default() }).await;
     let (socket, host) = server().await;
     let agent = world.agent(vec![port("udp", socket.local_addr().unwrap())]);
     world.tasks.spawn(echo(socket));

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::super::agent::Patience;
+use super::super::datagrams::{LIMITS, Limits};
 use super::super::{Company, Own, Rules, Wishes, run};
 use super::agent::FakeAgent;
 use crate::hostagent::guest::Scene;
@@ -33,7 +34,7 @@ pub struct Setting {
     pub plain: bool,
     pub by_ssh: bool,
     pub patience: Option<Duration>,
-    pub idle: Option<Duration>,
+    pub udp: Option<Limits>,
     /// The driver's way to the agent.
     pub own: Option<Own>,
 }
@@ -79,7 +80,7 @@ impl World {
             by_ssh: setting.by_ssh,
             patience: Patience { first: patience, later: patience },
             shares: Arc::from([]),
-            idle: setting.idle.unwrap_or(LONG),
+            udp: setting.udp.unwrap_or(Limits { idle: LONG, ..LIMITS }),
         };
         tasks.spawn(run(wishes, Company { line, own: setting.own, scene: look, forwards: forwards_to, tell }));
         Self { dir, scene, forwards, told, tasks, guest }
