@@ -6,14 +6,14 @@
 //!                    cmd      the command line; once it is there the job is to run
 //!                    signals  numbers of signals that are still to be sent, a line each
 //!                    pid      of the job, in the guest, once it runs
-//!                    stdout, stderr    what was fetched so far; *.1 and *.base once they were cut
+//!                    stdout, stderr    what was fetched so far; *.base once they were cut
 //!                    exit     how it ended
 //!               .gone-ID/     a job that was removed and is still to be ended in the guest
 //! ```
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,7 +33,7 @@ pub const EXIT: &str = "exit";
 pub const JOBS_MAX: usize = 1000;
 /// Bytes of a command line.
 pub const CMD_MAX: usize = 64 << 10;
-/// Bytes of a stream before it is moved aside.
+/// Bytes of a stream that are kept in any case.
 const STREAM_MAX: u64 = 16 << 20;
 /// In front of the id of a job that was removed.
 const GONE: &str = ".gone-";
@@ -77,6 +77,14 @@ pub fn create(instance: &Path, name: &Name) -> Result<()> {
     store::replace(&path.join(ID), new_id().as_bytes(), 0o600)
 }
 
+/// EBUSY where a job has its command.
+pub fn takes_command(instance: &Path, name: &Name) -> Result<()> {
+    if dir(instance).join(name.as_str()).join(CMD).exists() {
+        return Err(Error::busy(name.to_string(), "has its command; make another job for another one"));
+    }
+    Ok(())
+}
+
 /// Has it run. A job has one command in its life.
 pub fn set_command(instance: &Path, name: &Name, line: &[u8]) -> Result<()> {
     if line.len() > CMD_MAX {
@@ -85,11 +93,12 @@ pub fn set_command(instance: &Path, name: &Name, line: &[u8]) -> Result<()> {
     if line.contains(&0) || line.iter().all(u8::is_ascii_whitespace) {
         return Err(Error::invalid(CMD, "takes a command line"));
     }
-    let path = dir(instance).join(name.as_str()).join(CMD);
-    if path.exists() {
-        return Err(Error::busy(name.to_string(), "has its command; make another job for another one"));
+    // It is put into a script: one that was changed on the way would be another command.
+    if std::str::from_utf8(line).is_err() {
+        return Err(Error::invalid(CMD, "is not UTF-8; printf in the guest makes other bytes"));
     }
-    store::replace(&path, line, 0o600)
+    takes_command(instance, name)?;
+    store::replace(&dir(instance).join(name.as_str()).join(CMD), line, 0o600)
 }
 
 /// Has a signal sent to it.
@@ -157,14 +166,18 @@ pub fn fetched(instance: &Path, name: &Name, stream: &str) -> u64 {
     base(&path) + fs::metadata(&path).map_or(0, |meta| meta.len())
 }
 
-/// Adds to a stream. A full one is moved to `*.1`; how much that was is in `*.base`.
+/// Adds to a stream. One that has grown to twice what is kept loses its older half; how much has gone is in `*.base`.
 pub fn append(instance: &Path, name: &Name, stream: &str, bytes: &[u8]) -> Result<()> {
     let path = dir(instance).join(name.as_str()).join(stream);
     let length = fs::metadata(&path).map_or(0, |meta| meta.len());
-    if length > STREAM_MAX {
-        let cut = base(&path) + length;
-        fs::rename(&path, with_suffix(&path, ".1")).map_err(Error::io(&path))?;
-        store::replace(&with_suffix(&path, ".base"), cut.to_string().as_bytes(), 0o600)?;
+    if length >= 2 * STREAM_MAX {
+        let mut kept = vec![0; STREAM_MAX as usize];
+        File::open(&path)
+            .and_then(|file| file.read_exact_at(&mut kept, length - STREAM_MAX))
+            .map_err(Error::io(&path))?;
+        let gone = base(&path) + length - STREAM_MAX;
+        store::replace(&path, &kept, 0o600)?;
+        store::replace(&with_suffix(&path, ".base"), gone.to_string().as_bytes(), 0o600)?;
     }
     let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(Error::io(&path))?;
     file.write_all(bytes).map_err(Error::io(&path))
@@ -228,7 +241,7 @@ mod tests {
         create(at, &b).unwrap();
         assert_eq!(create(at, &b).unwrap_err().errno(), libc::EEXIST);
         assert_eq!(add_signal(at, &b, 15).unwrap_err().errno(), libc::EBUSY);
-        for bad in [b"".as_slice(), b" \n", b"a\0b"] {
+        for bad in [b"".as_slice(), b" \n", b"a\0b", b"echo \xff"] {
             assert_eq!(set_command(at, &b, bad).unwrap_err().errno(), libc::EINVAL, "{bad:?}");
         }
         assert_eq!(set_command(at, &b, &[b'x'; CMD_MAX + 1]).unwrap_err().errno(), libc::EFBIG);
@@ -251,15 +264,19 @@ mod tests {
     }
 
     #[test]
-    fn a_full_stream_is_moved_aside_and_its_place_is_remembered() {
+    fn of_a_long_stream_the_latest_16_mib_are_kept_and_their_place_is_remembered() {
         let temp = tempfile::tempdir().unwrap();
         let (at, b) = (temp.path(), name("b"));
         create(at, &b).unwrap();
-        let big = vec![b'x'; STREAM_MAX as usize + 1];
-        append(at, &b, STDOUT, &big).unwrap();
+        let half = vec![b'x'; STREAM_MAX as usize];
+        append(at, &b, STDOUT, &half).unwrap();
+        append(at, &b, STDOUT, &half).unwrap();
+        let path = dir(at).join("b").join(STDOUT);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 2 * STREAM_MAX);
         append(at, &b, STDOUT, b"more").unwrap();
-        assert_eq!(small(at, &b, STDOUT).unwrap().as_deref(), Some("more"));
-        assert_eq!(fetched(at, &b, STDOUT), big.len() as u64 + 4);
+        let kept = fs::read(&path).unwrap();
+        assert!(kept.len() as u64 == STREAM_MAX + 4 && kept.ends_with(b"xmore"));
+        assert_eq!(fetched(at, &b, STDOUT), 2 * STREAM_MAX + 4);
     }
 
     #[test]

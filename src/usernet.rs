@@ -136,6 +136,11 @@ fn dir(home: &Home, network: &str) -> PathBuf {
     home.path().join(names::NETWORKS_DIR).join(network)
 }
 
+/// The name of the network in a directory.
+fn called(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("limafs.lock");
     let file = File::create(&path).map_err(Error::io(&path))?;
@@ -160,7 +165,7 @@ fn address(home: &Home, dir: &Path, subnet: Subnet, instance: &Name) -> Result<I
         return Ok(*address);
     }
     let free = subnet.addresses().find(|address| !given.values().any(|other| other == address));
-    let address = free.ok_or_else(|| Error::busy(NETWORK, "all its addresses are given away"))?;
+    let address = free.ok_or_else(|| Error::busy(called(dir), "all its addresses are given away"))?;
     given.insert(hostname, address);
     let text = serde_json::to_vec(&given).map_err(|error| Error::failed(names::ADDRESSES, error))?;
     store::replace(&dir.join(names::ADDRESSES), &text, 0o600)?;
@@ -186,7 +191,7 @@ fn start(dir: &Path) -> Result<()> {
         .output();
     let output = match child {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let why = format!("the network {NETWORK} needs {PROGRAM} (apt-get install vde2)");
+            let why = format!("the network {} needs {PROGRAM} (apt-get install vde2)", called(dir));
             return Err(Error::unsupported("networks[].lima", why));
         }
         other => other.map_err(|error| Error::failed(PROGRAM, error))?,
@@ -282,6 +287,10 @@ mod tests {
         assert_eq!(given(&home, "a"), "10.1.0.6");
         let all: Vec<_> = subnet(&home, NETWORK).unwrap().addresses().map(|address| address.octets()[3]).collect();
         assert_eq!(all, [6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        define(&home, "networks: {lab: {mode: user-v2, gateway: 10.1.0.5, netmask: 255.255.255.252}}\n");
+        let (lab, name) = (subnet(&home, "lab").unwrap(), Name::parse("a").unwrap());
+        let error = address(&home, &super::dir(&home, "lab"), lab, &name).unwrap_err();
+        assert_eq!(error.to_string(), "lab: all its addresses are given away");
     }
 
     fn define(home: &Home, text: &str) {

@@ -221,7 +221,7 @@ impl Front {
 
     pub(super) fn guest_opendir(&self, request: &Request, node: Ino, reply: ReplyOpen) {
         let guests = self.guests.clone();
-        self.shell.answer_for(request.pid(), self.guests.opendir(node), move |done| match done {
+        self.shell.answer_for(request.pid(), self.guests.opendir(node, request.pid()), move |done| match done {
             Ok(directory) => {
                 reply.opened(FileHandle(guests.adopt_directory(directory).0), FopenFlags::empty());
             }

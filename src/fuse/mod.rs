@@ -308,8 +308,7 @@ impl Filesystem for Front {
             self.guests.release(Fh(fh.0));
             return reply.ok();
         }
-        self.view.release(Fh(fh.0));
-        reply.ok();
+        self.shell.answer(self.view.release(Fh(fh.0)), |done| empty(reply, done));
     }
 
     fn fsync(&self, request: &Request, node: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {

@@ -91,13 +91,14 @@ async fn tend(line: &Line, dir: &Path) -> Result<()> {
             checked = Some(Instant::now());
         }
         let begun = Instant::now();
-        guest.fetch_all(&mut known).await?;
+        let is_all = guest.fetch_all(&mut known).await?;
         known = look(known, dir).await?;
         if known.active.is_empty() && known.gone.is_empty() {
             return Ok(());
         }
-        // A thousand jobs take their time; the guest has other things to do, too.
-        rest(line, LOOK.max(begun.elapsed() * 2)).await;
+        // A thousand jobs take their time; the guest has other things to do, too. What is there already is fetched on.
+        let pause = if is_all { LOOK.max(begun.elapsed() * 2) } else { begun.elapsed() };
+        rest(line, pause).await;
         known = look(known, dir).await?;
     }
 }
@@ -231,25 +232,27 @@ impl Guest {
         still_there(jobs::note(&self.dir, &name, EXIT, how))
     }
 
-    /// Fetches what there is of all jobs; those that have ended are done with.
-    async fn fetch_all(&self, known: &mut Known) -> Result<()> {
+    /// Fetches what there is of all jobs; those that have ended are done with. Whether no more of any was there.
+    async fn fetch_all(&self, known: &mut Known) -> Result<bool> {
         let active: Vec<(&Name, &mut Active)> = known.active.iter_mut().collect();
-        let mut ended = Vec::new();
+        let (mut ended, mut is_all) = (Vec::new(), true);
         let mut active = active.into_iter().peekable();
         while active.peek().is_some() {
             let some: Vec<_> = active.by_ref().take(SIDE_BY_SIDE).collect();
             for done in join_all(some.into_iter().map(|(name, job)| self.fetch(name, job))).await {
-                ended.extend(done?);
+                let (all, end) = done?;
+                is_all &= all;
+                ended.extend(end);
             }
         }
         for (id, how) in ended {
             self.end(known, &id, &how)?;
         }
-        Ok(())
+        Ok(is_all)
     }
 
-    /// Fetches what there is of one; its id and how it ended, once all of it is here.
-    async fn fetch(&self, name: &Name, job: &mut Active) -> Result<Option<(String, String)>> {
+    /// Fetches a part of what there is of one. Whether that was all, and once it is and has ended, its id and how.
+    async fn fetch(&self, name: &Name, job: &mut Active) -> Result<(bool, Option<(String, String)>)> {
         if !self.client.is_open() {
             return Err(Error::failed("sftp", "the connection is gone"));
         }
@@ -265,9 +268,9 @@ impl Guest {
         for stream in [STDOUT, STDERR] {
             is_all &= self.fetch_stream(name, &job.id, stream).await?;
         }
-        let Some(exit) = exit.filter(|_| is_all) else { return Ok(None) };
+        let Some(exit) = exit.filter(|_| is_all) else { return Ok((is_all, None)) };
         let how = exit.parse().map_or_else(|_| "lost: its exit code cannot be read".into(), jobs::ended);
-        Ok(Some((job.id.clone(), how)))
+        Ok((true, Some((job.id.clone(), how))))
     }
 
     /// Says whether all there was is here now.

@@ -1,6 +1,7 @@
 //! What can be asked of a guest's files: one function each. Paths are absolute and bytes.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -129,9 +130,17 @@ impl Client {
 
     /// The whole directory but `.` and `..`, and without names that no file can have.
     pub async fn list(&self, path: &[u8]) -> Called<Vec<Entry>> {
+        self.list_until(path, pending()).await
+    }
+
+    /// The same; `Late` when it is given up before it has come to its end.
+    pub async fn list_until(&self, path: &[u8], given_up: impl Future<Output = ()>) -> Called<Vec<Entry>> {
         let answer = self.call(METADATA, |id| Request::new(packet::OPENDIR, id).string(path)).await?;
         let opened = handle(answer)?;
-        let listed = timeout(DATA, self.list_opened(&opened)).await.unwrap_or(Err(Fault::Late));
+        let listed = tokio::select! {           // a handle that is not let go of stays with the guest
+            listed = timeout(DATA, self.list_opened(&opened)) => listed.unwrap_or(Err(Fault::Late)),
+            () = given_up => Err(Fault::Late),
+        };
         self.forget(&opened);
         listed
     }

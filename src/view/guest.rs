@@ -9,7 +9,9 @@ mod ahead;
 mod contain;
 mod entries;
 mod file;
+mod listing;
 mod table;
+mod walk;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,9 +19,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 
-pub use entries::{Id, Listed, Set, Times};
-pub use file::{Directory, GuestFile};
+pub use entries::{Id, Set, Times};
+pub use file::GuestFile;
+pub use listing::{Directory, Listed};
 
 use super::handle::Fh;
 use super::ino::{Ino, Key};
@@ -30,7 +34,9 @@ use crate::agent::link::Link;
 use crate::error::{Error, Result};
 use crate::sftp::{Attempt, Attrs, Called, Client};
 use crate::status::State;
+use listing::Listing;
 use table::{Place, Table};
+use walk::Walks;
 
 /// For so long attributes are believed, here and in the kernel each.
 pub const FRESH: Duration = Duration::from_secs(1);
@@ -74,6 +80,9 @@ pub(super) struct Shelf {
     epoch: AtomicU64,
     open: Mutex<HashMap<Fh, Opened>>,
     last: AtomicU64,
+    walks: Mutex<Walks<Listing>>,
+    /// The listings that nobody has asked for yet.
+    listing: Mutex<JoinSet<()>>,
 }
 
 #[derive(Clone)]
@@ -180,19 +189,18 @@ impl Guests {
         }
     }
 
-    /// Keeps what was seen, unless something has changed since `epoch`.
-    fn keep(&self, seen: impl IntoIterator<Item = Seen>, epoch: u64) {
+    /// Keeps what was seen at `since`, unless something has changed since `epoch`.
+    fn keep(&self, seen: impl IntoIterator<Item = Seen>, epoch: u64, since: Instant) {
         let mut kept = self.shelf().kept.lock();
         if self.epoch() != epoch {
             return;
         }
-        let now = Instant::now();
         for seen in seen {
             if kept.len() >= KEPT_MAX {
                 kept.retain(|_, (_, since)| since.elapsed() < FRESH);
             }
             if kept.len() < KEPT_MAX {
-                kept.insert(seen.place.clone(), (seen, now));
+                kept.insert(seen.place.clone(), (seen, since));
             }
         }
     }

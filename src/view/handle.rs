@@ -11,7 +11,7 @@ use super::disks::DiskFile;
 use super::drivers_dir::DriverPlace;
 use super::images::Place;
 use super::ino::{Ino, Key};
-use super::jobs::JobFile;
+use super::jobs::CommandLine;
 use super::networks_dir::NetworkPlace;
 use super::node::{NodeId, RootBody};
 use super::tree::Rendered;
@@ -73,11 +73,12 @@ pub enum Open {
     Log(GrowingFile),
     /// Made when it was opened.
     Bytes(Arc<[u8]>),
-    /// A file of a job, to write.
-    Job {
+    /// A job's command line, being written.
+    CommandLine(CommandLine),
+    /// A job's `signal`, to write.
+    Signal {
         key: Key,
         job: String,
-        file: JobFile,
     },
     /// `told` is what the wait came to; `done` once somebody waits or has waited.
     Wait {

@@ -59,8 +59,8 @@ impl View {
             return Ok(Opened { fh, direct: true, quiet: true });
         }
         let target = self.target(ino)?;
-        let body = self.opened(&target, mode)?;
-        let quiet = !matches!(body, Open::Draft { .. });
+        let body = self.opened(caller, &target, mode)?;
+        let quiet = !matches!(body, Open::Draft { .. } | Open::CommandLine(_));
         // Uncommitted bytes of a draft must not reach readers through the page cache; texts that change by themselves
         // are consistent only past it.
         let direct = !matches!(&body, Open::Text { source, .. } if source.is_steady());
@@ -68,7 +68,7 @@ impl View {
         Ok(Opened { fh, direct, quiet })
     }
 
-    fn opened(&self, target: &Target, mode: Mode) -> Result<Open> {
+    fn opened(&self, caller: Caller, target: &Target, mode: Mode) -> Result<Open> {
         let read_only = |what: &str| if mode.write { Err(Error::Denied { what: what.into() }) } else { Ok(()) };
         match target {
             Target::Node(key, id) => self.open_node(*key, *id, mode),
@@ -117,7 +117,7 @@ impl View {
                 read_only("info")?;
                 self.text(Source::Snapshot(*key, tag.clone()))
             }
-            Target::JobFile(key, job, file) => self.open_job_file(*key, job, *file, mode),
+            Target::JobFile(key, job, file) => self.open_job_file(caller, (*key, job), *file, mode),
             // The kernel follows it by itself.
             Target::RootLink(_) => {
                 Err(Error::Io { path: "root".into(), source: std::io::Error::from_raw_os_error(libc::ELOOP) })
@@ -215,7 +215,7 @@ impl View {
             Open::Log(log) => log.read(offset, size).map(Got::Bytes),
             Open::Bytes(bytes) => Ok(part(bytes, offset, size)),
             Open::Wait { done: true, told, .. } => Ok(Got::Bytes(told[span(told.len(), offset, size)].to_vec())),
-            Open::Touch | Open::Job { .. } => Ok(Got::Bytes(Vec::new())),
+            Open::Touch | Open::CommandLine(_) | Open::Signal { .. } => Ok(Got::Bytes(Vec::new())),
             Open::Wait { .. } => Ok(Got::Wait),
             Open::Directory(_) => Err(Error::invalid("read", "is a directory")),
         }
@@ -285,10 +285,14 @@ impl View {
                 drop(handles);
                 self.resize_disk(name, data)
             }
-            Open::Job { key, job, file } => {
-                let (key, job, file) = (*key, job.clone(), *file);
+            Open::CommandLine(_) => {
                 drop(handles);
-                self.command_job(key, &job, file, data)
+                self.write_command_line(fh, offset, data)
+            }
+            Open::Signal { key, job } => {
+                let (key, job) = (*key, job.clone());
+                drop(handles);
+                self.signal_job(key, &job, data)
             }
             _ => Err(Error::Denied { what: format!("inode {}", ino.0) }).into(),
         }
@@ -320,6 +324,10 @@ impl View {
             Some(Handle { body: Open::Draft { document, bytes, dirty, .. }, cut, .. }) => {
                 std::mem::take(dirty).then(|| (document.clone(), (!*cut).then(|| bytes.clone())))
             }
+            Some(Open::CommandLine(_)) => {
+                drop(handles);
+                return self.close_command_line(caller, fh);
+            }
             _ => None,
         };
         drop(handles);
@@ -344,15 +352,14 @@ impl View {
         })
     }
 
-    pub fn release(&self, fh: Fh) {
-        let released = self.0.handles.lock().remove(fh).map(|handle| handle.body);
-        if let Some(Open::Draft { document, .. }) = released {
-            match document {
-                Document::Template(name) => self.template_released(&name),
-                Document::Config(file) => self.config_released(file),
-                Document::Definition(_) => {}
-            }
+    pub fn release(&self, fh: Fh) -> Outcome<()> {
+        match self.0.handles.lock().remove(fh).map(|handle| handle.body) {
+            Some(Open::Draft { document: Document::Template(name), .. }) => self.template_released(&name),
+            Some(Open::Draft { document: Document::Config(file), .. }) => self.config_released(file),
+            Some(Open::CommandLine(line)) => return self.release_command_line(line),
+            _ => {}
         }
+        Ok(()).into()
     }
 
     /// For poll(2); `wake` is called at each later change for as long as the file is open.

@@ -1,9 +1,11 @@
 //! `jobs/`: command lines that run in the guest, a directory each. What is written goes to files on the host, and the
 //! hostagent is told to look; no write waits for the guest. Names come from memory, bytes from those files.
 
+mod command;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::announce::Change;
@@ -19,6 +21,8 @@ use crate::agent;
 use crate::error::{Error, Result};
 use crate::jobs;
 use crate::names::Name;
+
+pub use command::CommandLine;
 
 /// A file of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,7 +51,7 @@ impl JobFile {
 
     pub fn doc(self) -> &'static str {
         match self {
-            Self::Cmd => "takes the command line, once, and runs it in the guest as the user, in a login shell",
+            Self::Cmd => "takes the command line, once; closed, it runs in the guest as the user, in a login shell",
             Self::Stdout => "what it has printed; grows (tail -f); the latest 16 MiB at least",
             Self::Stderr => "the same of its standard error",
             Self::Exit => "empty until it has ended; then its code, signal N, or lost or failed with the reason",
@@ -74,7 +78,7 @@ pub struct Jobs {
 
 impl Jobs {
     /// As they are on disk; what was known before keeps its time.
-    fn read(dir: &std::path::Path, known: Option<&Self>) -> Self {
+    fn read(dir: &Path, known: Option<&Self>) -> Self {
         let now = SystemTime::now();
         let since = |name: &Name| known.and_then(|known| known.names.get(name).copied()).unwrap_or(now);
         // Those that cannot be listed are none.
@@ -130,12 +134,14 @@ impl View {
         })
     }
 
-    pub(super) fn open_job_file(&self, key: Key, job: &str, file: JobFile, mode: Mode) -> Result<Open> {
+    pub(super) fn open_job_file(&self, caller: Caller, at: (Key, &str), file: JobFile, mode: Mode) -> Result<Open> {
+        let (key, job) = at;
         let path = job_path(&self.0.tree.lock(), key, job, file)?;
-        match (mode.write, file.takes_writes()) {
-            (true, true) => Ok(Open::Job { key, job: job.into(), file }),
-            (true, false) => Err(Error::Denied { what: file.name().into() }),
-            (false, _) => Ok(Open::Log(GrowingFile::new(path))),
+        match file {
+            _ if !mode.write => Ok(Open::Log(GrowingFile::new(path))),
+            JobFile::Cmd => Ok(Open::CommandLine(CommandLine::new(key, job, mode.append, caller.pid))),
+            JobFile::Signal => Ok(Open::Signal { key, job: job.into() }),
+            _ => Err(Error::Denied { what: file.name().into() }),
         }
     }
 
@@ -176,21 +182,36 @@ impl View {
         })
     }
 
-    /// A write to `cmd` or `signal`.
-    pub(super) fn command_job(&self, key: Key, job: &str, file: JobFile, data: &[u8]) -> Outcome<usize> {
-        let (view, job, data) = (self.clone(), job.to_owned(), data.to_vec());
-        Outcome::later(async move {
-            let (taken, done) = (data.len(), async {
+    /// A write to `signal`.
+    pub(super) fn signal_job(&self, key: Key, job: &str, data: &[u8]) -> Outcome<usize> {
+        let (taken, data) = (data.len(), data.to_vec());
+        let done = self.tell_job(key, job.to_owned(), move |dir, name| signal(dir, name, &data));
+        Outcome::later(async move { done.await.map(|()| taken) })
+    }
+
+    /// Has a job run.
+    fn run_job(&self, key: Key, job: String, line: Vec<u8>) -> Outcome<()> {
+        Outcome::later(self.tell_job(key, job, move |dir, name| jobs::set_command(dir, name, &line)))
+    }
+
+    fn tell_job(
+        &self,
+        key: Key,
+        job: String,
+        tell: impl FnOnce(&Path, &Name) -> Result<()> + Send + 'static,
+    ) -> impl Future<Output = Result<()>> + Send + 'static {
+        let view = self.clone();
+        async move {
+            let done = async {
                 let (dir, name) = (view.up(key)?, Name::parse(&job)?);
                 let at = dir.clone();
-                blocking(move || command(&at, &name, file, &data)).await?;
+                blocking(move || tell(&at, &name)).await?;
                 // What is on disk is done: one that has died meanwhile is replaced, and the next one finds it.
                 let _ = agent::nudge(&dir).await;
                 Ok(())
-            });
-            view.noted_job(key, done.await)?;
-            Ok(taken)
-        })
+            };
+            view.noted_job(key, done.await)
+        }
     }
 
     /// The instance's directory; EHOSTDOWN where nothing can run.
@@ -233,10 +254,7 @@ fn job_path(tree: &Tree, key: Key, job: &str, file: JobFile) -> Result<PathBuf> 
     Ok(jobs::dir(&dir).join(job).join(on_disk))
 }
 
-fn command(dir: &std::path::Path, name: &Name, file: JobFile, data: &[u8]) -> Result<()> {
-    if file == JobFile::Cmd {
-        return jobs::set_command(dir, name, data);
-    }
+fn signal(dir: &Path, name: &Name, data: &[u8]) -> Result<()> {
     let text = String::from_utf8_lossy(data);
     let word = text.trim();
     let signal = jobs::signal(word)

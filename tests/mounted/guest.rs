@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         errors_have_their_errno,
         owners_modes_and_times_are_set,
         ten_thousand_files_are_listed_at_once,
+        a_program_that_walks_is_listed_for_ahead_and_no_other,
         three_hundred_files_are_open_at_once,
         s23_no_symlink_leads_out_of_the_guest,
         a_guest_that_hangs_holds_up_nobody_for_long,
@@ -38,7 +39,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A hostagent of which the mount learns that `foo` runs, and which joins `/v1/sftp` with an sftp-server.
-struct Pretend {
+pub struct Pretend {
     shared: Arc<Shared>,
     socket: PathBuf,
 }
@@ -49,6 +50,8 @@ struct Shared {
     hangs: Mutex<bool>,
     changed: Condvar,
     servers: Mutex<Vec<Child>>,
+    /// What the servers are asked for goes there.
+    log: PathBuf,
     followers: Mutex<Vec<UnixStream>>,
 }
 
@@ -61,7 +64,7 @@ impl Pretend {
         let dir = fleet.home.join("foo");
         let socket = dir.join("ha.sock");
         let listener = UnixListener::bind(&socket)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { log: fleet.root().join("asked"), ..Shared::default() });
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -135,7 +138,10 @@ fn answer(mut stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
             drop(hangs);
             stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: sftp\r\n\r\n")?;
             let (input, output) = (OwnedFd::from(stream.try_clone()?), OwnedFd::from(stream));
-            let server = Command::new(SFTP_SERVER).stdin(input).stdout(output).spawn()?;
+            let log = fs::File::options().create(true).append(true).open(&shared.log)?;
+            let told =
+                Command::new(SFTP_SERVER).args(["-e", "-l", "INFO"]).stdin(input).stdout(output).stderr(log).spawn();
+            let server = told?;
             shared.servers.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(server);
         }
         _ => stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?,
@@ -144,7 +150,7 @@ fn answer(mut stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
 }
 
 /// A fleet with a running guest, and a directory in it: `$G` through the mount, `$D` beside it.
-fn guest() -> Result<(Fleet, Pretend), Failed> {
+pub fn guest() -> Result<(Fleet, Pretend), Failed> {
     let mut fleet = Fleet::mounted()?;
     let inside = fleet.root().join("inside");
     fs::create_dir(&inside)?;
@@ -266,6 +272,22 @@ fn ten_thousand_files_are_listed_at_once() -> Outcome {
     same!(fleet.ok("ls -l $G/flat | grep -c ' f[0-9]*$'")?, "10000");
     same!(fleet.ok("find $G -type f | wc -l")?, "20000");
     fleet.ok("rm -r $G/1 && test ! -e $D/1").map(drop)
+}
+
+/// The guest answers in the order in which it is asked: what was asked for ahead of a walk is in the log before the next.
+fn a_program_that_walks_is_listed_for_ahead_and_no_other() -> Outcome {
+    let (fleet, _guest) = guest()?;
+    fleet.ok("cd $D && mkdir 1 2 3 4 && touch 1/a 2/b 3/c 4/d && ls $G && ls $G/1 && ls $G/4")?;
+    same!(fleet.ok("grep -c 'opendir .*/inside/[23]\"' ~/asked || true")?, "0", "for programs that opened one each");
+    // One program: bash lists for itself. `touch` is another, through this mount.
+    let walk = "echo $G/* $G/1/* > /dev/null
+        for n in $(seq 500); do grep -q 'opendir .*/inside/3\"' ~/asked && break; sleep 0.01; done
+        touch $G/3/new; echo $G/2/* $G/3/*";
+    let seen = fleet.ok(walk)?;
+    ensure!(seen.ends_with("/3/new"), "what was changed here is seen at once: {seen}");
+    same!(fleet.ok("grep -c 'opendir .*/inside/3\"' ~/asked")?, "2", "once ahead and once anew");
+    same!(fleet.ok("find $G -type f | wc -l")?, "5");
+    fleet.ok("cd $G && find . | sort > ~/here && cd $D && find . | sort | diff - ~/here").map(drop)
 }
 
 fn three_hundred_files_are_open_at_once() -> Outcome {

@@ -13,6 +13,7 @@ mod drivers;
 mod foreign;
 mod guest;
 mod images;
+mod jobs;
 mod knobs;
 mod life;
 mod lifecycle;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     all.extend(life::cases());
     all.extend(foreign::cases());
     all.extend(guest::cases());
+    all.extend(jobs::cases());
     all.extend(semantics::cases());
     all.extend(pending::cases());
     all.extend(reading::cases());

@@ -6,18 +6,24 @@
 /// Where jobs are, below the user's home.
 pub const JOBS: &str = ".limafs/jobs";
 
-/// Keeps one job: runs its command line in the user's login shell and a session of its own, and notes how it ended.
+/// Keeps one job: runs its command line in the user's login shell and a session of its own, and notes how it ended. It is
+/// waited for, not put in the background: what a shell without job control starts there ignores SIGINT and SIGQUIT, for
+/// good.
 const KEEPER: &str = r#"d="$1"
 cd "$HOME" || exit 1
 read -r boot < /proc/sys/kernel/random/boot_id
 echo "$boot" > "$d/boot"
 echo $$ > "$d/keeper"
-setsid "${SHELL:-/bin/sh}" -l "$d/cmd" < /dev/null > "$d/stdout" 2> "$d/stderr" &
-pid=$!
-echo $pid > "$d/pid.new" && mv "$d/pid.new" "$d/pid"
-wait $pid
+trap : INT QUIT
+setsid sh -c 'echo $$ > "$1/pid.new" && mv "$1/pid.new" "$1/pid"
+exec "${SHELL:-/bin/sh}" -l "$1/cmd"' sh "$d" < /dev/null > "$d/stdout" 2> "$d/stderr"
 echo $? > "$d/exit.new"
 mv "$d/exit.new" "$d/exit"
+"#;
+
+/// Leaves a keeper behind: beside it in a pipeline, for the same reason, is the end of the shell that would wait for both.
+const LEAVE: &str = r#"exec 2> /dev/null
+setsid sh "$1" "$2" < /dev/null > /dev/null | kill -9 $$
 "#;
 
 const HEAD: &str = "umask 077\njobs=\"$HOME/.limafs/jobs\"\n";
@@ -26,14 +32,14 @@ const HEAD: &str = "umask 077\njobs=\"$HOME/.limafs/jobs\"\n";
 pub fn start(jobs: &[(String, String)]) -> String {
     let mut text = format!(
         "{HEAD}mkdir -p \"$jobs\"\ncat > \"$jobs/keep.$$\" <<'KEEPER-END'\n{KEEPER}KEEPER-END\n\
-         mv \"$jobs/keep.$$\" \"$jobs/keep\"\n"
+         mv \"$jobs/keep.$$\" \"$jobs/keep\"\nleave='{LEAVE}'\n"
     );
     for (id, line) in jobs {
         let line = line.trim_end_matches('\n');
         text.push_str(&format!(
             "d=\"$jobs/{id}\"\nif [ ! -d \"$d\" ]; then\nrm -rf \"$d.new\"\nmkdir \"$d.new\" && \
              cat > \"$d.new/cmd\" <<'{id}-END' && mv \"$d.new\" \"$d\" && \
-             {{ setsid sh \"$jobs/keep\" \"$d\" < /dev/null > /dev/null 2>&1 & }}\n{line}\n{id}-END\nfi\n\
+             sh -c \"$leave\" sh \"$jobs/keep\" \"$d\"\n{line}\n{id}-END\nfi\n\
              [ -d \"$d\" ] || echo {id}\n"
         ));
     }
@@ -144,6 +150,13 @@ mod tests {
         let stat = Path::new("/proc").join(child.trim()).join("stat");
         while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
             assert!(Instant::now() < deadline);
+        }
+        // As in the foreground, where a shell leaves nothing ignored.
+        for (id, number) in [("i-1", 2), ("q-1", 3)] {
+            sh(home, &start(&job(id, "exec sleep 600")));
+            read(home, id, "pid");
+            sh(home, &signal(&[(id.into(), number)]));
+            assert_eq!(read(home, id, "exit"), format!("{}\n", 128 + number));
         }
         // Its pid may be somebody else's by now.
         std::fs::write(home.join(JOBS).join("b-1/pid"), format!("{}\n", std::process::id())).unwrap();

@@ -1,9 +1,9 @@
 //! What is asked of names and attributes in a guest: lookup, stat, listing, and their changes.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::table::Place;
-use super::{Ask, DIRECTORY, Directory, GuestAttr, GuestFile, Guests, Outcome, REGULAR, Seen, TYPE};
+use super::{Ask, DIRECTORY, GuestAttr, GuestFile, Guests, Outcome, Seen};
 use crate::error::{Error, Result};
 use crate::sftp::{Attempt, Attrs, Called, Room};
 use crate::view::handle::Fh;
@@ -55,17 +55,6 @@ enum Making {
     Link(Place),
 }
 
-/// An entry of a listing.
-#[derive(Debug, Clone)]
-pub struct Listed {
-    pub name: Vec<u8>,
-    pub ino: Ino,
-    /// Type bits.
-    pub mode: u32,
-    /// `None` for `.` and `..`.
-    pub seen: Option<Seen>,
-}
-
 impl Guests {
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Seen> {
         let place = match self.place(parent).and_then(|parent| parent.child(name)) {
@@ -89,7 +78,7 @@ impl Guests {
         let epoch = self.epoch();
         let attrs = ask.end(ask.client.lstat(&place.path).await, Attempt::Look).await?;
         let seen = Seen { place, attrs, user: ask.client.user() };
-        self.keep([seen.clone()], epoch);
+        self.keep([seen.clone()], epoch, Instant::now());
         Ok(seen)
     }
 
@@ -289,40 +278,6 @@ impl Guests {
             done?;
             guests.seen_now(&ask, place, looked).await
         })
-    }
-
-    /// Lists a directory, with attributes; they are kept for those who ask for them one by one.
-    pub fn opendir(&self, ino: Ino) -> Outcome<Directory> {
-        let guests = self.clone();
-        Outcome::later(async move {
-            let place = guests.place(ino)?;
-            let ask = guests.ask(place.key).await?;
-            let epoch = guests.epoch();
-            let entries = ask.end(ask.client.list(&place.path).await, Attempt::Look).await?;
-            let user = ask.client.user();
-            let seen: Vec<(Vec<u8>, Seen)> = entries
-                .into_iter()
-                .filter_map(|entry| {
-                    let place = place.child(&entry.name).ok()?;
-                    Some((entry.name, Seen { place, attrs: entry.attrs, user }))
-                })
-                .collect();
-            guests.keep(seen.iter().map(|(_, seen)| seen.clone()), epoch);
-            Ok(guests.directory(&place, ino, seen))
-        })
-    }
-
-    fn directory(&self, place: &Place, ino: Ino, seen: Vec<(Vec<u8>, Seen)>) -> Directory {
-        let table = self.shelf().table.lock();
-        let dots = [(b".".to_vec(), ino), (b"..".to_vec(), table.number(&place.parent()))];
-        let dots = dots.into_iter().map(|(name, ino)| Listed { name, ino, mode: DIRECTORY, seen: None });
-        let entries = seen.into_iter().map(|(name, seen)| Listed {
-            ino: table.number(&seen.place),
-            name,
-            mode: seen.attrs.mode.unwrap_or(REGULAR) & TYPE,
-            seen: Some(seen),
-        });
-        Directory { entries: dots.chain(entries).collect() }
     }
 
     pub fn statfs(&self, ino: Ino) -> Outcome<Room> {

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ahead::{Ahead, STRIDE};
 use super::table::Place;
-use super::{Ask, Guests, Listed, Opened, Outcome, Seen};
+use super::{Ask, Directory, Guests, Opened, Outcome, Seen};
 use crate::error::Result;
 use crate::sftp::{
     Attempt, Attrs, Called, Client, DATA, Fault, OPEN_APPEND, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_TRUNCATE,
@@ -20,11 +20,6 @@ use crate::sftp::{
 use crate::view::handle::Fh;
 use crate::view::ino::{Ino, Key};
 use crate::view::io::stale;
-
-/// An open directory: its entries as they were when it was opened.
-pub struct Directory {
-    pub entries: Vec<Listed>,
-}
 
 /// An open file of a guest.
 pub struct GuestFile {
