@@ -13,6 +13,7 @@ mod drivers;
 mod foreign;
 mod guest;
 mod images;
+mod keys;
 mod knobs;
 mod life;
 mod lifecycle;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     all.extend(daemon::cases());
     all.extend(templates::cases());
     all.extend(config::cases());
+    all.extend(keys::cases());
     all.extend(users::cases());
     all.extend(disks::cases());
     all.extend(drivers::cases());
