@@ -1,5 +1,5 @@
 //! Additional disks, in `$LIMA_HOME/_disks/NAME/` as limactl keeps them: list, make, grow, delete, claim, release.
-//! Never opens a disk that an instance runs with, and never believes a claim whose instance does not run.
+//! Never opens a disk that an instance runs with or has left suspended, and believes no claim of any other instance.
 //!
 //! ```text
 //! _disks/NAME/datadisk     qcow2, or raw where there is no qemu-img; none: a draft
@@ -104,7 +104,8 @@ pub fn delete(home: &Home, name: &Name) -> Result<()> {
     store::sync_dir(&home.disks())
 }
 
-/// Takes a disk for the instance in `instance`, whose hostagent asks. A claim of one that does not run is taken over.
+/// Takes a disk for the instance in `instance`, whose hostagent asks. A claim of one that neither runs nor is
+/// suspended is taken over.
 pub fn claim(home: &Home, name: &Name, instance: &Path) -> Result<()> {
     let dir = home.disk(name);
     let _lock = lock(name, &dir)?;
@@ -153,11 +154,13 @@ pub fn runs(dir: &Path) -> bool {
 
 fn refuse_if_used(name: &Name, dir: &Path) -> Result<()> {
     let Ok(owner) = fs::read_link(dir.join(names::IN_USE_BY)) else { return Ok(()) };
-    if !runs(&owner) {
-        return Ok(());
-    }
+    let how = match (runs(&owner), store::record(&owner)) {
+        (true, _) => "",
+        (false, Some(record)) if record.suspended => ", which is suspended",
+        (false, _) => return Ok(()),
+    };
     let who = owner.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Err(Error::busy(format!("disk {name}"), format!("in use by {who}")))
+    Err(Error::busy(format!("disk {name}"), format!("in use by {who}{how}")))
 }
 
 /// Holds the disk against other changes; let go when dropped, or killed.

@@ -43,6 +43,8 @@ const LONGEST_SOCKET: &str = "ssh.sock.1234567890123456";
 pub const SNAPSHOTS: &str = "limafs.snapshots.json";
 /// What the hostagent last knew (see `store::Record`); survives it.
 pub const RECORD: &str = "limafs.json";
+/// The configuration that the VM was started with, whole.
+pub const STARTED: &str = "limafs.started.yaml";
 /// Events of the instance as JSON lines, capped.
 pub const EVENTS: &str = "limafs.events";
 /// Jobs in the guest, a directory each (see `jobs`).

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
-use limafs_driver::Snapshot;
+use limafs_driver::{Config, Snapshot};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Layers;
+use crate::config::{self, Layers};
 use crate::error::{Error, Result};
 use crate::names::{self, Home, Name};
 use crate::started::Started;
@@ -214,6 +214,28 @@ pub fn set_record(dir: &Path, record: &Record) -> Result<()> {
     replace(&dir.join(names::RECORD), &json, 0o600)
 }
 
+/// The configuration that the VM of this record was started with, at its present size: what it has to be taken up with,
+/// whatever lima.yaml says by now. `None` where there is no such VM, or nobody has written it down.
+pub fn started(dir: &Path, record: &Record) -> Option<Config> {
+    let started = record.started.as_ref().filter(|_| record.suspended || record.boot_id == boot_id())?;
+    let config = config::from_yaml(&fs::read(dir.join(names::STARTED)).ok()?).ok()?;
+    Some(Config { cpus: started.machine.cpus, memory: started.machine.memory.clone(), ..config })
+}
+
+/// Writes it down. It may have secrets, as lima.yaml may.
+pub fn set_started(dir: &Path, config: &Config) -> Result<()> {
+    replace(&dir.join(names::STARTED), config::to_yaml(config)?.as_bytes(), 0o600)
+}
+
+/// The VM is gone, and nothing of it is to be gone on with.
+pub fn forget_started(dir: &Path) -> Result<()> {
+    let path = dir.join(names::STARTED);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io { path, source }),
+        _ => Ok(()),
+    }
+}
+
 /// The snapshots of an instance, as its driver last told of them; none where nobody has asked it.
 pub fn snapshots(dir: &Path) -> Vec<Snapshot> {
     let text = read_small(&dir.join(names::SNAPSHOTS)).ok().flatten();
@@ -285,32 +307,52 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn record(driver: &str) -> Record {
+        Record {
+            state: State::Stopped,
+            goal: Goal::Stopped,
+            since: Timestamp::UNIX_EPOCH,
+            boot_id: String::new(),
+            driver: driver.into(),
+            driver_pid: None,
+            iid: String::new(),
+            ssh_local_port: 0,
+            dns: None,
+            started: None,
+            step: None,
+            suspended: false,
+            errors: Vec::new(),
+        }
+    }
+
     #[test]
     fn the_driver_that_made_the_disk_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let kept = |driver: Option<&str>| {
-            let record = driver.map(|driver| Record {
-                state: State::Stopped,
-                goal: Goal::Stopped,
-                since: Timestamp::UNIX_EPOCH,
-                boot_id: String::new(),
-                driver: driver.into(),
-                driver_pid: None,
-                iid: String::new(),
-                ssh_local_port: 0,
-                dns: None,
-                started: None,
-                step: None,
-                suspended: false,
-                errors: Vec::new(),
-            });
-            kept_driver(dir.path(), record.as_ref())
-        };
+        let kept = |driver: Option<&str>| kept_driver(dir.path(), driver.map(record).as_ref());
         assert_eq!(kept(None), Kept::Nothing);
         assert_eq!(kept(Some("")), Kept::Nothing);
         assert_eq!(kept(Some("vz")), Kept::Named("vz".into()));
         fs::write(dir.path().join(names::DISK), "").unwrap();
         assert_eq!((kept(None), kept(Some(""))), (Kept::Limas, Kept::Limas));
         assert_eq!(kept(Some("vz")), Kept::Named("vz".into()));
+    }
+
+    #[test]
+    fn what_a_vm_was_started_with_counts_while_there_is_one_at_its_present_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = limafs_driver::Provision { script: Some(vec![0xff, b'x'].into()), ..Default::default() };
+        let config = Config { cpus: Some(1), provision: Some(vec![script]), ..Config::default() };
+        let larger = Config { cpus: Some(2), ..config.clone() };
+        let of = |started, suspended| Record { started, suspended, ..record("fake") };
+        let suspended = of(Some(Started::with(&larger)), true);
+        assert_eq!(started(dir.path(), &suspended), None);
+        set_started(dir.path(), &config).unwrap();
+        assert_eq!(fs::metadata(dir.path().join(names::STARTED)).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(started(dir.path(), &suspended), Some(larger.clone()));
+        assert_eq!(started(dir.path(), &of(None, false)), None, "none runs");
+        assert_eq!(started(dir.path(), &of(Some(Started::with(&larger)), false)), None, "an earlier boot's");
+        forget_started(dir.path()).unwrap();
+        forget_started(dir.path()).unwrap();
+        assert_eq!(started(dir.path(), &suspended), None);
     }
 }

@@ -14,6 +14,7 @@ import time
 from common import FAKE, ROWS, Fleet, best_of, calls, fleet, minfs, row, run, tmpfs, until
 from files import guest_files
 from forwards import forwards
+from rest import rest
 
 MIB = 1 << 20
 
@@ -301,7 +302,7 @@ def single():
 
 # What can be asked for by name; the second half needs a real guest.
 QUICK = {"calls": single, "documents": documents, "agent": guestagent, "fleet": a_thousand, "disks": disks}
-REAL = {"boots": boots, "files": guest_files, "forwards": lambda guest: forwards(guest, private_kib, cpu_seconds)}
+REAL = {"boots": boots, "files": guest_files, "forwards": lambda guest: forwards(guest, private_kib, cpu_seconds), "rest": rest}
 
 
 def main():

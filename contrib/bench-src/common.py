@@ -21,6 +21,11 @@ def row(figure, measured, target, ok):
     print(f"{figure:<58} {measured:>22}   {target:<14} {'ok' if ok else 'NO'}", flush=True)
 
 
+def say(figure, measured, more=""):
+    """Shows a line that has no target, and does not count."""
+    print(f"{figure:<58} {measured:>22}   {more}", flush=True)
+
+
 def run(*argv, **kwargs):
     return subprocess.run(argv, check=True, capture_output=True, text=True, **kwargs).stdout
 

@@ -87,8 +87,15 @@ pub async fn at_rest(home: &Home, name: &Name, order: &RestOrder) -> Result<()> 
 /// limafs: this program, or the one beside it where this one is a plugin.
 fn program() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|error| Error::failed("the path of limafs", error))?;
+    let own = without_end(own);
     let is_plugin = own.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"docker-machine-driver-"));
     Ok(if is_plugin { own.with_file_name("limafs") } else { own })
+}
+
+/// The path of a program that was replaced while it runs, as an upgrade does: the kernel marks it.
+fn without_end(path: PathBuf) -> PathBuf {
+    let before = path.to_str().filter(|_| !path.exists()).and_then(|text| text.strip_suffix(" (deleted)"));
+    before.map(PathBuf::from).unwrap_or(path)
 }
 
 /// Has the driver of an instance at rest remove what it keeps outside the instance directory. The caller holds the lock.
@@ -201,4 +208,19 @@ fn tail(path: &Path) -> std::io::Result<String> {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_found_under_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, odd) = (dir.path().join("limafs"), dir.path().join("odd (deleted)"));
+        std::fs::write(&odd, "").unwrap();
+        assert_eq!(without_end(dir.path().join("limafs (deleted)")), plain);
+        assert_eq!(without_end(plain.clone()), plain);
+        assert_eq!(without_end(odd.clone()), odd);
+    }
 }

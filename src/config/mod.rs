@@ -146,5 +146,10 @@ pub fn to_yaml(filled: &Config) -> Result<String> {
     serde_yaml::to_string_with_options(filled, options).map_err(|error| Error::failed("effective.yaml", error))
 }
 
+/// Reads back what [`to_yaml`] wrote.
+pub fn from_yaml(text: &[u8]) -> Result<Config> {
+    Ok(parse::parse(text, layers::Layer::Written)?.config)
+}
+
 #[cfg(test)]
 pub mod tests;

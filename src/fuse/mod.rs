@@ -1,10 +1,21 @@
 //! The front end: a callback, the view, a reply. The only user of fuser; decides nothing.
 
+/// The value of a result; its error is the answer.
+macro_rules! try_or {
+    ($reply:ident, $result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return $reply.error(errno(&error)),
+        }
+    };
+}
+
 mod convert;
 mod guest;
 pub mod mount;
 mod shell;
 mod threads;
+mod tree;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,14 +23,14 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyStatfs,
-    ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use crate::error::Result;
-use crate::view::{Fh, Got, Guests, Kind, SetAttr, View};
+use crate::view::{Fh, Guests, SetAttr, View};
 use convert::{Owner, caller, errno, ino, opened, ttl, utf8};
 use shell::Shell;
 
@@ -35,15 +46,6 @@ pub struct Front {
     owner: Owner,
     /// Dropped when the session ends, whoever ended it.
     ended: Option<tokio::sync::oneshot::Sender<()>>,
-}
-
-macro_rules! try_or {
-    ($reply:ident, $result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(error) => return $reply.error(errno(&error)),
-        }
-    };
 }
 
 impl Filesystem for Front {
@@ -250,18 +252,7 @@ impl Filesystem for Front {
         if ino(node).is_guest() {
             return self.guest_read(request, Fh(fh.0), offset, size, reply);
         }
-        match try_or!(reply, self.view.read(Fh(fh.0), offset, size as usize)) {
-            Got::Bytes(bytes) => reply.data(&bytes),
-            Got::Slice(bytes, range) => reply.data(&bytes[range]),
-            Got::Wait => {
-                let nonblocking = flags.0 & libc::O_NONBLOCK != 0;
-                let answer = Box::new(move |done: Result<Vec<u8>>| match done {
-                    Ok(bytes) => reply.data(&bytes),
-                    Err(error) => reply.error(errno(&error)),
-                });
-                self.view.park_read(caller(request), Fh(fh.0), size as usize, nonblocking, answer);
-            }
-        }
+        self.tree_read(request, Fh(fh.0), (offset, size), flags, reply);
     }
 
     fn write(
@@ -327,37 +318,18 @@ impl Filesystem for Front {
         reply.opened(fh, flags - FopenFlags::FOPEN_NOFLUSH);
     }
 
-    fn readdir(&self, _: &Request, node: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _: &Request, node: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         if ino(node).is_guest() {
             return self.guest_readdir(Fh(fh.0), offset, reply);
         }
-        let entries = try_or!(reply, self.view.listing(Fh(fh.0)));
-        for (index, entry) in entries.iter().enumerate().skip(offset as usize) {
-            let kind = match entry.kind {
-                Kind::File => FileType::RegularFile,
-                Kind::Directory => FileType::Directory,
-                Kind::Symlink => FileType::Symlink,
-            };
-            if reply.add(INodeNo(entry.ino.0), index as u64 + 1, kind, &entry.name) {
-                break;
-            }
-        }
-        reply.ok();
+        self.tree_readdir(Fh(fh.0), offset, reply);
     }
 
-    fn readdirplus(&self, _: &Request, node: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _: &Request, node: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         if ino(node).is_guest() {
             return self.guest_readdirplus(Fh(fh.0), offset, reply);
         }
-        let entries = try_or!(reply, self.view.listing(Fh(fh.0)));
-        for (index, entry) in entries.iter().enumerate().skip(offset as usize) {
-            let Some(attr) = self.view.entry_attr(entry) else { continue };
-            let shown = self.owner.attr(&attr);
-            if reply.add(INodeNo(entry.ino.0), index as u64 + 1, &entry.name, ttl(&attr), &shown, GENERATION) {
-                break;
-            }
-        }
-        reply.ok();
+        self.tree_readdirplus(Fh(fh.0), offset, reply);
     }
 
     fn releasedir(&self, _: &Request, node: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
@@ -377,19 +349,7 @@ impl Filesystem for Front {
         if ino(node).is_guest() {
             return self.guest_statfs(request, ino(node), reply);
         }
-        match self.view.statfs() {
-            Ok(stat) => reply.statfs(
-                stat.f_blocks,
-                stat.f_bfree,
-                stat.f_bavail,
-                stat.f_files,
-                stat.f_ffree,
-                stat.f_bsize as u32,
-                NAME_MAX as u32,
-                stat.f_frsize as u32,
-            ),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.tree_statfs(reply);
     }
 
     fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
@@ -413,21 +373,7 @@ impl Filesystem for Front {
         flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        let wake = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(|| {
-            Box::new(move || {
-                // Who polled may be gone by now.
-                let _ = notifier.clone().notify();
-            }) as Box<dyn Fn() + Send>
-        });
-        let ready = self.view.poll(Fh(fh.0), wake);
-        let mut events = PollEvents::POLLOUT | PollEvents::POLLWRNORM;
-        if ready.readable {
-            events |= PollEvents::POLLIN | PollEvents::POLLRDNORM;
-        }
-        if ready.changed {
-            events |= PollEvents::POLLPRI | PollEvents::POLLERR;
-        }
-        reply.poll(events);
+        self.tree_poll(Fh(fh.0), notifier, flags, reply);
     }
 }
 

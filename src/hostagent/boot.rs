@@ -62,7 +62,7 @@ impl Steps for Boot {
         ready::ansible::check(&config)?;
         let name = config.vm_type.clone().unwrap_or_default();
         let driver = self.registry.driver(&name, &self.dir)?;
-        let started = Some(Started::with(&config));
+        let (started, defined) = (Some(Started::with(&config)), config.clone());
         let instance = self.configure(&*driver, config).await?;
         step(tell, &format!("checking {}", driver.info().name)).await;
         driver.validate().await?;
@@ -98,6 +98,7 @@ impl Steps for Boot {
         if let Some(line) = prepared.line.as_ref().filter(|line| !line.login().address.is_empty()) {
             ssh::config::write(&line.login())?;
         }
+        store::set_started(&self.dir, &defined)?;
         step(tell, &format!("starting {}", prepared.facts.driver)).await;
         process::give_back_memory();
         Ok(prepared)
@@ -109,11 +110,16 @@ impl Steps for Boot {
     }
 
     async fn rest(&self) {
-        disks::release(self).await;
         networks::leave(self).await;
-        match self.load() {
-            Ok(loaded) => ready::copies::remove(&loaded.filled),
-            Err(error) => tracing::warn!("{error}"),
+        let record = store::record(&self.dir);
+        ready::copies::remove(&self.config_of(record.as_ref()));
+        if record.is_some_and(|record| record.suspended) {
+            // Its disks stay its own until it goes on, or is given up.
+            return;
+        }
+        disks::release(self).await;
+        if let Err(error) = store::forget_started(&self.dir) {
+            tracing::warn!("{error}");
         }
     }
 
@@ -169,8 +175,12 @@ impl Boot {
         Ok(prepared)
     }
 
-    /// A VM must be found even when somebody broke its lima.yaml meanwhile.
+    /// That of the VM that there is, whatever was written to lima.yaml since: edits are pending until it is gone. Of one
+    /// that somebody else has started it is lima.yaml's. It must be found even when somebody broke that meanwhile.
     fn config_of(&self, record: Option<&Record>) -> Config {
+        if let Some(started) = record.and_then(|record| store::started(&self.dir, record)) {
+            return started;
+        }
         self.load().map(|loaded| loaded.filled).unwrap_or_else(|error| {
             tracing::warn!("{error}");
             Config { vm_type: record.map(|record| record.driver.clone()), ..Config::default() }
@@ -190,10 +200,6 @@ impl Boot {
         let record = record.filter(|record| record.boot_id == store::boot_id());
         prepared.facts.started = record.and_then(|record| record.started.clone());
         prepared.facts.dns = record.and_then(|record| record.dns);
-        if is_mounted_otherwise(&prepared) {
-            tracing::warn!("mountType has been changed since the start: nothing is mounted before the next one");
-            prepared.mounts = Arc::new(Mounts::of(&Config::default()));
-        }
         Ok(prepared)
     }
 
@@ -331,12 +337,6 @@ async fn with_archive(
     }
     instance.data_disks = vec![disk];
     Ok((driver.configure(instance).await?, None))
-}
-
-/// Whether a running VM was started with another type of mounts than lima.yaml has now.
-fn is_mounted_otherwise(prepared: &Prepared) -> bool {
-    let started = prepared.facts.started.as_ref();
-    started.is_some_and(|started| started.differing(&prepared.config).iter().any(|field| field == "mountType"))
 }
 
 async fn step(tell: &mpsc::Sender<Event>, name: &str) {

@@ -47,7 +47,9 @@ async fn carry_out(home: Home, name: Name, order: RestOrder) -> Result<()> {
         RestOrder::Snapshot(order) => wishes::snapshot(&*driver, &order, &dir).await,
         RestOrder::Discard => {
             driver.discard_suspended().await?;
-            settle(&dir, record)
+            settle(&dir, record)?;
+            boot.rest().await;
+            Ok(())
         }
     }
 }

@@ -149,7 +149,8 @@ impl Actor {
         let Some(prepared) = self.prepared.clone() else { return };
         let dir = self.dir.clone();
         let is_elsewhere = prepared.driver.info().features.dynamic_ssh_address;
-        let limit = match (self.machine.suspended, is_elsewhere) {
+        let goes_on = self.machine.suspended;
+        let limit = match (goes_on, is_elsewhere) {
             (true, _) => SAVE,
             (false, true) => LAUNCH_ELSEWHERE,
             (false, false) => LAUNCH,
@@ -158,7 +159,11 @@ impl Actor {
             let late = |_| Error::Timeout { what: "starting the VM".into(), seconds: limit.as_secs() };
             let starting = async {
                 let vm = prepared.driver.start().await?;
-                display::open(&*prepared.driver, &prepared.config, &dir).await?;
+                match display::open(&*prepared.driver, &prepared.config, &dir).await {
+                    // Its memory is nowhere else any more: better without a password than gone.
+                    Err(error) if goes_on => tracing::warn!("the VM's display: {error}"),
+                    opened => opened?,
+                }
                 Ok::<_, Error>((vm, place(&prepared).await?))
             };
             let (vm, place) = timeout(limit, starting).await.map_err(late)??;

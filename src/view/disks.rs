@@ -13,6 +13,7 @@ use crate::disks::{self, Disk};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::names::Name;
+use crate::status::State;
 
 /// A file of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,13 +103,15 @@ impl Tree {
         Ok(Rendered { bytes: text.into_bytes().into(), mtime: since, version: 0 })
     }
 
-    /// The instance that has claimed the disk, if it runs.
+    /// The instance that has claimed the disk, if it runs or is suspended.
     fn user_of(&mut self, disk: &Disk, host: &Host) -> Option<Name> {
         let owner = disk.claimed_by.as_ref()?;
         let name = owner.file_name()?.to_str()?;
         let key = self.key(name)?;
         let snapshot = self.snapshot(key, host).ok()?;
-        (snapshot.dir == *owner && snapshot.state().is_live()).then(|| snapshot.name.clone())
+        let is_left = snapshot.state() == State::Suspended || snapshot.is_suspended();
+        let has_it = snapshot.state().is_live() || is_left;
+        (snapshot.dir == *owner && has_it).then(|| snapshot.name.clone())
     }
 }
 

@@ -1,18 +1,18 @@
-//! lookup, stat, listing, and the other questions about what is there.
+//! lookup, stat, listing, and the other questions about what is there; changes nothing.
 
 use std::time::SystemTime;
 
 use super::disks::DiskFile;
 use super::drivers_dir::DriverPlace;
-use super::handle::{DirEntry, Fh, Handle, Open};
+use super::handle::{DirEntry, Fh, Open};
 use super::images::Place;
 use super::ino::{Ino, Key, Target};
-use super::io::{DOCUMENT_LIMIT, stale};
+use super::io::stale;
 use super::jobs::JobFile;
 use super::networks_dir::NetworkPlace;
 use super::node::{
-    Body, CONFIG_DIR, DEFINITION, DISKS_DIR, DRIVERS_DIR, GUEST_DIR, IMAGES_DIR, JOBS_DIR, NETWORKS_DIR, NodeId,
-    ROOT_LINK, RootBody, SNAPSHOTS_DIR, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
+    Body, CONFIG_DIR, DISKS_DIR, DRIVERS_DIR, GUEST_DIR, IMAGES_DIR, JOBS_DIR, NETWORKS_DIR, NodeId, ROOT_LINK,
+    RootBody, SNAPSHOTS_DIR, SOCKETS_DIR, TEMPLATES_DIR, WAIT_DIR,
 };
 use super::picture::has_display;
 use super::scratch::{ScratchBody, ScratchFile};
@@ -22,14 +22,6 @@ use super::wait::Condition;
 use super::{Attr, Caller, Kind, Opened, View};
 use crate::error::{Error, Result};
 use crate::names;
-
-/// What setattr(2) is asked for.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SetAttr {
-    pub size: Option<u64>,
-    pub perm: Option<u16>,
-    pub times: bool,
-}
 
 impl View {
     pub(super) fn target(&self, ino: Ino) -> Result<Target> {
@@ -121,70 +113,6 @@ impl View {
         }
         let text = tree.rendered(key, id, &self.0.host)?;
         Ok(Attr::file(ino, text.bytes.len() as u64, text.mtime, perm))
-    }
-
-    pub fn setattr(&self, caller: Caller, ino: Ino, fh: Option<Fh>, set: SetAttr) -> Result<Attr> {
-        let target = self.target(ino)?;
-        let attr = self.getattr(ino, fh)?;
-        if let Some(size) = set.size
-            && !self.is_publisher(caller)
-        {
-            self.resize(&target, fh, size, attr.size)?;
-        }
-        if let (Target::Scratch(key, serial), Some(perm)) = (&target, set.perm) {
-            let mut tree = self.0.tree.lock();
-            if let Some(file) = tree.scratch_mut(*key)?.by_serial_mut(*serial) {
-                file.perm = perm & 0o777;
-            }
-        } else if set.perm.is_some_and(|perm| perm != attr.perm && !is_document_mode(&target, perm)) {
-            return Err(Error::forbidden("mode", "the modes of this tree are fixed"));
-        }
-        // `cp -p`, `rsync -a` and `touch` set what the node shows already, or a time that the next change will set.
-        self.getattr(ino, fh)
-    }
-
-    fn resize(&self, target: &Target, fh: Option<Fh>, size: u64, present: u64) -> Result<()> {
-        match target {
-            Target::Scratch(key, serial) => {
-                let mut tree = self.0.tree.lock();
-                tree.scratch_mut(*key)?.by_serial_mut(*serial).ok_or_else(stale)?.truncate(size)
-            }
-            Target::Node(_, id) => match id.node().body {
-                Body::Definition => self.resize_draft(fh, size, present),
-                // A shell's `>` on a control node: there is nothing to cut.
-                Body::Control { .. } => Ok(()),
-                _ if size == present => Ok(()),
-                Body::Show(_) | Body::Asked(_) | Body::Log(_) | Body::Picture => {
-                    Err(Error::Denied { what: id.node().name.into() })
-                }
-            },
-            Target::DiskFile(_, file) if file.takes_writes() => Ok(()),
-            Target::JobFile(_, _, file) if file.takes_writes() => Ok(()),
-            Target::Template(_) => self.resize_draft(fh, size, present),
-            Target::ConfigFile(file) if file.takes_writes() => self.resize_draft(fh, size, present),
-            _ if size == present => Ok(()),
-            _ => Err(Error::Denied { what: "truncation".into() }),
-        }
-    }
-
-    fn resize_draft(&self, fh: Option<Fh>, size: u64, present: u64) -> Result<()> {
-        let mut handles = self.0.handles.lock();
-        match fh.and_then(|fh| handles.get(fh)) {
-            Some(Handle { body: Open::Draft { document, bytes, dirty, .. }, cut, .. }) => {
-                if size > DOCUMENT_LIMIT as u64 {
-                    return Err(Error::TooBig { what: document.name().into(), limit: DOCUMENT_LIMIT });
-                }
-                // Whoever empties it begins anew.
-                *cut &= size != 0;
-                if size != bytes.len() as u64 {
-                    bytes.resize(size as usize, 0);
-                    *dirty = true;
-                }
-                Ok(())
-            }
-            _ if size == present => Ok(()),
-            _ => Err(Error::invalid("document", "a cut one is not valid; write a whole one")),
-        }
     }
 
     pub fn opendir(&self, ino: Ino) -> Result<Opened> {
@@ -413,16 +341,6 @@ fn scratch_entries(tree: &Tree, key: Key) -> Result<Vec<(String, Target, Kind)>>
         (name.to_owned(), Target::Scratch(key, file.serial), kind)
     };
     Ok(tree.scratch(key)?.names().map(entry).collect())
-}
-
-/// `cp -p` and `install` bring the mode of the file that they copy onto a document, which keeps its own.
-fn is_document_mode(target: &Target, perm: u16) -> bool {
-    let is_document = match target {
-        Target::Node(_, DEFINITION) | Target::Template(_) => true,
-        Target::ConfigFile(file) => file.takes_writes(),
-        _ => false,
-    };
-    is_document && perm & 0o7000 == 0
 }
 
 fn draft_of(body: &Open) -> Option<usize> {

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use super::handle::Open;
 use super::ino::{Ino, Key, Target};
-use super::io::Mode;
 use super::node::Body;
+use super::open::Mode;
 use super::snapshot::{Live, Snapshot};
 use super::tree::Tree;
 use super::{Attr, Caller, Opened, Outcome, View};

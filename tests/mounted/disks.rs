@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         disks_that_limactl_makes_appear_and_vanish,
         e24_a_disk_belongs_to_one_instance_at_a_time,
         e24_a_claim_dies_with_its_instance,
+        e24_a_suspended_instance_keeps_its_disk_whatever_lima_yaml_says_by_now,
         a_disk_that_is_missing_or_a_draft_stops_the_start,
     ];
     all.extend(cases![needing(|| lacks_program("qemu-img")): a_disk_is_what_qemu_img_says]);
@@ -158,6 +159,35 @@ fn e24_a_claim_dies_with_its_instance() -> Outcome {
     stop(&fleet, "b")?;
     start(&fleet, "a")?;
     stop(&fleet, "a")
+}
+
+fn e24_a_suspended_instance_keeps_its_disk_whatever_lima_yaml_says_by_now() -> Outcome {
+    let fleet = with_disk(&["a", "b"])?;
+    let suspend = || fleet.ok("echo suspend > a/state && timeout 20 cat a/wait/Suspended");
+    start(&fleet, "a")?;
+    suspend()?;
+    same!(fleet.read(".disks/data/in_use_by"), "a\n");
+    let (errno, error) = refused(&fleet, "rmdir .disks/data")?;
+    same!(errno, "Device or resource busy");
+    same!(error, "disk data: in use by a, which is suspended");
+    fleet.ok("echo start > b/state")?;
+    fleet.wait_state("b", "Broken", secs(20))?;
+    same!(fleet.read("b/error"), "disk data: in use by a, which is suspended\n");
+
+    // The VM that goes on has the disk, although it is not to have it after the next stop.
+    fleet.ok("sed -i /additionalDisks/d a/lima.yaml")?;
+    same!(fleet.status("a", "pending"), Some("[additionalDisks]".to_owned()));
+    start(&fleet, "a")?;
+    same!(fleet.read(".disks/data/in_use_by"), "a\n");
+    same!(fleet.status("a", "pending"), Some("[additionalDisks]".to_owned()));
+    suspend()?;
+    fleet.ok("echo kill > a/state")?;
+    fleet.wait_state("a", "Stopped", secs(20))?;
+    same!(fleet.read(".disks/data/in_use_by"), "");
+    same!(fleet.status("a", "pending"), None);
+    ensure!(!fleet.home.join("a/limafs.started.yaml").exists(), "what it was started with is kept");
+    start(&fleet, "b")?;
+    stop(&fleet, "b")
 }
 
 fn a_disk_that_is_missing_or_a_draft_stops_the_start() -> Outcome {

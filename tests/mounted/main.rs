@@ -14,6 +14,7 @@ mod foreign;
 mod guest;
 mod images;
 mod jobs;
+mod keys;
 mod knobs;
 mod life;
 mod lifecycle;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     all.extend(daemon::cases());
     all.extend(templates::cases());
     all.extend(config::cases());
+    all.extend(keys::cases());
     all.extend(users::cases());
     all.extend(disks::cases());
     all.extend(drivers::cases());

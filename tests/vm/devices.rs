@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::common::{Case, Fleet, Outcome};
-use crate::guest::{FAST_BOOT, boot, fast, ssh, stop};
+use crate::guest::{FAST_BOOT, STOP, boot, boot_id, fast, ssh, stop};
 use crate::{cases, ensure, same};
 
 pub fn cases() -> Vec<Case> {
@@ -38,6 +38,18 @@ fn a_guest_has_a_screen_over_vnc_and_a_tpm() -> Outcome {
 
     // MSFT0101 is the ACPI name of a TPM 2.0.
     same!(ssh(&fleet, "foo", "cat /sys/bus/acpi/devices/MSFT0101:00/hid")?, "MSFT0101");
+
+    // The guest that goes on has the devices of then.
+    let id = boot_id(&fleet, "foo")?;
+    fleet.ok("echo suspend > foo/state")?;
+    fleet.wait_state("foo", "Suspended", STOP)?;
+    fleet.ok("sed -i '/^tpm/d; /^video/d' foo/lima.yaml")?;
+    boot(&fleet, "foo", FAST_BOOT)?;
+    same!(boot_id(&fleet, "foo")?, id);
+    same!(fleet.status("foo", "pending"), Some("[video, tpm]".to_owned()));
+    let address = std::fs::read_to_string(&display)?;
+    let number: u16 = address.strip_prefix("127.0.0.1:").ok_or("another host")?.parse()?;
+    TcpStream::connect(("127.0.0.1", 5900 + number))?.read_exact(&mut version)?;
     stop(&fleet, "foo")?;
     ensure!(!display.exists() && !password.exists(), "the display's files are still there");
     Ok(())

@@ -34,6 +34,7 @@ mod qmp;
 mod screen;
 mod shape;
 mod snapshot;
+mod start;
 mod support;
 mod suspend;
 mod swtpm;
@@ -41,10 +42,7 @@ mod virtiofsd;
 mod vm;
 mod words;
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,9 +55,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use crate::command_line::Plan;
 use crate::process::Process;
-use crate::suspend::Saved;
 use crate::vm::Running;
 
 /// How long QEMU may take until it answers.
@@ -132,26 +128,6 @@ impl Qemu {
         }
     }
 
-    /// Starts QEMU anew and fills it with the memory of a suspended VM.
-    async fn go_on(&self, instance: &Instance, saved: &Saved) -> Result<Vm> {
-        let words = saved.command_line(instance.ssh_local_port)?;
-        clear(&instance.dir)?;
-        let (process, stderr) = Process::spawn(&words, Stdio::piped())?;
-        let (running, events) = self.watch(Running::watch(process, &instance.dir, stderr, Vec::new()));
-        let filled = async {
-            wait_for_answer(&running).await?;
-            suspend::resume(&running, &instance.dir).await
-        };
-        if let Err(error) = filled.await {
-            // What was saved is kept: the next start tries again.
-            running.kill().await?;
-            return Err(error);
-        }
-        let name = accelerator::of_arguments(saved.arguments()).unwrap_or_default();
-        let accelerator = Accelerator { name, reason: "chosen before the VM was suspended".into() };
-        Ok(Vm { pid: Some(running.process.pid()), accelerator: Some(accelerator), events })
-    }
-
     async fn accelerator(&self, instance: &Instance) -> Result<Accelerator> {
         accelerator::choose(&instance.arch, accelerator::proof_path(&instance.dir)).await
     }
@@ -222,22 +198,7 @@ impl Driver for Qemu {
         if let Some(saved) = suspend::saved(&instance.dir)? {
             return self.go_on(&instance, &saved).await;
         }
-        let machine = configure::machine(&instance)?;
-        let program = program::find(machine).await?;
-        plan::check_version(&instance, &program)?;
-        let accelerator = self.accelerator(&instance).await?;
-        let plan = plan::plan(&instance, machine, program, &accelerator)?;
-        clear(&instance.dir)?;
-        let daemons = start_daemons(&plan).await.inspect_err(|_| process::clean(&instance.dir))?;
-        let started = Process::spawn(&command_line::command_line(&plan), Stdio::piped());
-        let (process, stderr) = started.inspect_err(|_| process::clean(&instance.dir))?;
-        // Watched before anything is awaited: a start that is dropped from here on leaves a VM that is ours.
-        let (running, events) = self.watch(Running::watch(process, &instance.dir, stderr, daemons));
-        if let Err(error) = wait_for_answer(&running).await {
-            running.kill().await?;
-            return Err(error);
-        }
-        Ok(Vm { pid: Some(running.process.pid()), accelerator: Some(accelerator), events })
+        self.boot(&instance).await
     }
 
     async fn attach(&self) -> Result<Option<Vm>> {
@@ -383,23 +344,6 @@ async fn find_process(dir: PathBuf) -> Result<Option<Process>> {
     tokio::task::spawn_blocking(find).await.map_err(|error| Error::failed("the search for QEMU", error))
 }
 
-/// Starts what serves devices of the VM beside QEMU.
-async fn start_daemons(plan: &Plan) -> Result<Vec<Process>> {
-    let mut daemons = Vec::new();
-    if !plan.virtiofs.is_empty() {
-        daemons = virtiofsd::start(&virtiofsd::find(Path::new(&plan.program[0])).await?, &plan.virtiofs).await?;
-    }
-    if plan.tpm.is_some() {
-        daemons.push(swtpm::start(swtpm::find()?, &plan.dir).await?);
-    }
-    Ok(daemons)
-}
-
-async fn wait_for_answer(running: &Running) -> Result<()> {
-    let late = |_| Error::Timeout { what: "the start of QEMU".into(), seconds: START_DEADLINE.as_secs() };
-    timeout(START_DEADLINE, running.answers()).await.map_err(late)?
-}
-
 async fn ask_to_power_down(running: &Running) {
     // A paused guest sees no button. Asked for now: a VM just taken up may not have told yet.
     let status = running.qmp.execute("query-status", None).await.unwrap_or_default();
@@ -411,18 +355,4 @@ async fn ask_to_power_down(running: &Running) {
     if let Err(error) = running.qmp.execute("system_powerdown", None).await {
         tracing::debug!("powering down: {error}");
     }
-}
-
-/// Makes the directory ready for a new QEMU: no sockets of a dead one, empty logs. The log files stay the same files,
-/// for those who follow them.
-fn clear(dir: &Path) -> Result<()> {
-    process::clean(dir);
-    for name in names::LOGS {
-        let path = dir.join(name);
-        match fs::File::options().write(true).open(&path).and_then(|file| file.set_len(0)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
-            _ => {}
-        }
-    }
-    Ok(())
 }

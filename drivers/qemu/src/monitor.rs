@@ -202,6 +202,10 @@ impl Monitor {
                 self.tell(VmEvent::Reset).await;
             }
             "POWERDOWN" => self.power_down().await,
+            "BLOCK_IO_ERROR" if data["action"] == "stop" => {
+                let why = data["reason"].as_str().unwrap_or("for no reason that QEMU knows");
+                tracing::warn!("the VM is paused because its disk failed: {why}; write resume to go on");
+            }
             "GUEST_PANICKED" => self.tell(VmEvent::Panicked).await,
             "SHUTDOWN" => {
                 tracing::info!("the VM shuts down: {}", data["reason"]);

@@ -34,9 +34,12 @@ pub(crate) async fn take(running: Arc<Running>, dir: PathBuf, tag: String) -> Re
     let ran = is_running(&running).await?;
     let taken = job::run(&running.qmp, "snapshot-save", arguments(&tag, &drives)).await;
     if taken.is_err() {
-        shape::note(&dir, &tag, None)?;
         if ran && !is_running(&running).await? {
             running.qmp.execute("cont", None).await?;
+        }
+        // What is left says nothing of any snapshot. On a full disk even this fails, and why is told by the other error.
+        if let Err(error) = shape::note(&dir, &tag, None) {
+            tracing::warn!("{error}");
         }
     }
     taken

@@ -198,6 +198,11 @@ impl Saved {
     pub(crate) fn arguments(&self) -> &[String] {
         &self.arguments
     }
+
+    /// Whether a program has to be there that is its TPM.
+    pub(crate) fn has_tpm(&self) -> bool {
+        self.arguments.iter().any(|word| word == "-tpmdev")
+    }
 }
 
 /// Another process may have the port of then.

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::view::commands::blocking;
 use crate::view::handle::{Document, Open, Source};
 use crate::view::ino::{Ino, Key, Target};
-use crate::view::io::{Mode, stale};
+use crate::view::io::stale;
+use crate::view::open::Mode;
 use crate::view::scratch::ScratchBody;
 use crate::view::{Attr, Caller, Opened, Outcome, View};
 
