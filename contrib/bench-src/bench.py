@@ -94,6 +94,8 @@ def guestagent():
     size, memory = told["bytes"] / MIB, told["residentKib"] / 1024
     row("guest agent: static program", f"{size:.2f} MiB", "<= 4 MiB", size <= 4)
     row("guest agent: resident memory at rest", f"{memory:.1f} MiB", "<= 6 MiB", memory <= 6)
+    crowded, after = told["tunnelsKib"] / 1024, told["afterTunnelsKib"] / 1024
+    row("guest agent: 5 s after 1,000 tunnels (while they are open)", f"{after:.1f} MiB ({crowded:.0f} MiB)", "<= 6 MiB", after <= 6)
     rest, busy = told["idleShare"] * 100, told["bindShare"] * 100
     row("guest agent: CPU at rest over 10 s", f"{rest:.2f} %", "0 %", rest < 0.15)
     row("guest agent: CPU with 100 bind(2) and listen(2) a second", f"{busy:.2f} %", "< 1 %", busy < 1)

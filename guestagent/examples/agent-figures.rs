@@ -9,9 +9,11 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use limafs_guestagent::client::{self, Client};
-use limafs_guestagent::proto::Event;
+use limafs_guestagent::proto::{Event, TunnelMessage};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -20,6 +22,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const BINDS: u32 = 1000;
 const BIND_EVERY: Duration = Duration::from_millis(10);
 const LISTENERS: usize = 200;
+const TUNNELS: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Ends the agent with the measurement.
@@ -75,13 +78,45 @@ async fn measure(program: &str, dir: &Path) -> Outcome<String> {
     }
     delays.sort_unstable();
     let millis = |share: usize| delays[(delays.len() - 1) * share / 100].as_secs_f64() * 1e3;
+    let (crowded, after) = tunnels(&client, pid).await?;
     let bytes = fs::metadata(program)?.len();
     Ok(format!(
-        "{{\"bytes\": {bytes}, \"residentKib\": {resident}, \"idleShare\": {idle:.6}, \"bindShare\": {busy:.6}, \
+        "{{\"bytes\": {bytes}, \"residentKib\": {resident}, \"tunnelsKib\": {crowded}, \"afterTunnelsKib\": {after}, \"idleShare\": {idle:.6}, \"bindShare\": {busy:.6}, \
          \"listenerP50Ms\": {:.1}, \"listenerP99Ms\": {:.1}}}",
         millis(50),
         millis(99)
     ))
+}
+
+/// Memory while so many tunnels that have carried data are open, and when they have ended.
+async fn tunnels(client: &Client, pid: u32) -> Outcome<(u64, u64)> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    let mut open = Vec::new();
+    for _ in 0..TUNNELS {
+        let (say, said) = mpsc::channel(2);
+        say.send(client::dial("figures", "tcp", &address)).await?;
+        say.send(TunnelMessage { data: vec![1; 20_000], ..Default::default() }).await?;
+        let mut answers = client.clone().tunnel(ReceiverStream::new(said)).await?;
+        let mut heard = 0;
+        while heard < 20_000 {
+            heard += timeout(LIMIT, answers.message()).await??.ok_or("a tunnel ended")?.data.len();
+        }
+        open.push((say, answers));
+    }
+    let crowded = resident_kib(pid)?;
+    drop(open);
+    server.abort();
+    sleep(IDLE / 2).await;
+    Ok((crowded, resident_kib(pid)?))
 }
 
 async fn connect(socket: &Path) -> Outcome<Client> {

@@ -5,6 +5,8 @@
 pub mod client;
 #[cfg(feature = "agent")]
 pub mod clock;
+#[cfg(any(feature = "agent", feature = "client"))]
+pub mod memory;
 #[cfg(feature = "agent")]
 pub mod ports;
 #[cfg(feature = "agent")]

@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
-use crate::END;
 use crate::proto::TunnelMessage;
+use crate::{END, memory};
 
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// A TCP read; the size of Lima's messages.
@@ -45,6 +45,7 @@ pub async fn open(
     tracing::debug!("tunnel {:?}: {} {}", first.id, first.protocol, first.guest_addr);
     let (answers, stream) = mpsc::channel(1);
     tokio::spawn(async move {
+        let _open = memory::Carried;
         let gone = answers.clone();
         tokio::select! {
             result = run(socket, first, messages, &answers, halves) => if let Err(status) = result {

@@ -276,7 +276,13 @@ impl View {
                 return;
             }
             let before = (snapshot.state(), snapshot.goal());
+            let place = |snapshot: &Snapshot| (snapshot.ssh_address().to_owned(), snapshot.ssh_local_port());
+            let was_at = place(snapshot);
             snapshot.live = live;
+            if place(snapshot) != was_at {
+                // Written before it was said: whoever reads where the guest is may use it at once.
+                snapshot.read_ssh_config();
+            }
             if !snapshot.state().is_live() {
                 snapshot.memory = None;
             }

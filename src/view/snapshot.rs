@@ -136,10 +136,15 @@ impl Snapshot {
         self.record = store::record(&self.dir);
         self.kept = store::kept_driver(&self.dir, self.record.as_ref());
         self.snapshots = store::snapshots(&self.dir);
-        self.ssh_config = self.read_text(names::SSH_CONFIG).map(Into::into);
+        self.read_ssh_config();
         self.lima_version = self.read_text(names::LIMA_VERSION).unwrap_or_default().trim().to_owned();
         self.read_definition();
         self.pids = self.read_pids();
+    }
+
+    /// Takes in how the guest is reached.
+    pub fn read_ssh_config(&mut self) {
+        self.ssh_config = self.read_text(names::SSH_CONFIG).map(Into::into);
     }
 
     fn read_text(&self, file: &str) -> Option<String> {

@@ -52,7 +52,7 @@ fn a_guest_is_where_its_driver_says_when_it_runs() -> Outcome {
     for wanted in ["hostname 127.0.0.2".to_owned(), format!("port {port}")] {
         ensure!(effective.lines().any(|line| line == wanted), "no {wanted:?} in {effective}");
     }
-    same!(calls(&fleet), "additional_setup_for_ssh\n");
+    wait_until("the driver is told that ssh is near", secs(10), || calls(&fleet) == "additional_setup_for_ssh\n")?;
 
     let hostagent = fleet.hostagent("foo").ok_or("no hostagent")?;
     crate::common::procs::signal(hostagent, rustix::process::Signal::KILL);

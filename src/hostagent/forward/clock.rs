@@ -12,7 +12,7 @@ use rustix::time::{
 };
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use crate::hostagent::guest::Scene;
@@ -22,6 +22,9 @@ const FIRST: Duration = Duration::from_secs(5);
 /// Clocks of guests drift little; an agent that hangs is missed after this and `ANSWER`.
 const NEXT: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(10);
+/// A time that was under way for longer was told too late: it waits behind what else the guest is sent.
+const LATE: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Sets the guest's clock again and again; returns when the agent does not answer.
 pub async fn keep(mut client: Client, mut scene: watch::Receiver<Scene>) -> Result<Infallible, String> {
@@ -35,8 +38,9 @@ pub async fn keep(mut client: Client, mut scene: watch::Receiver<Scene>) -> Resu
         }
         // An error means that the VM is gone; this is dropped next.
         let _ = scene.wait_for(|scene| !scene.paused).await;
+        let begun = Instant::now();
         sync(&mut client, &scene).await?;
-        next = NEXT;
+        next = if begun.elapsed() > LATE { AGAIN } else { NEXT };
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use limafs_guestagent::client::{Client, dial, is_end};
+use limafs_guestagent::memory::Carried;
 use limafs_guestagent::proto::TunnelMessage;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::oneshot;
@@ -37,6 +38,7 @@ pub fn open(mut client: Client, messages: impl stream::Stream<Item = TunnelMessa
 
 /// Carries one connection until both sides are done, or one is gone.
 pub async fn carry(client: Client, guest: SocketAddr, socket: Socket) {
+    let _carried = Carried;
     match socket {
         Either::Left(tcp) => {
             let (read, write) = tcp.into_split();

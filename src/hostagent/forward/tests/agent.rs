@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -24,6 +25,8 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Said {
     pub connections: AtomicUsize,
     pub syncs: AtomicUsize,
+    /// Milliseconds until the guest's clock is set.
+    pub sync_takes: AtomicU64,
     pub tunnels: AtomicUsize,
     pub udp_ended: AtomicUsize,
     /// It says when the guest's side alone is done, as an agent of ours does.
@@ -132,6 +135,7 @@ impl GuestService for Pretence {
     }
 
     async fn sync_time(&self, _: Request<TimeSyncRequest>) -> Result<Response<TimeSyncResponse>, Status> {
+        tokio::time::sleep(Duration::from_millis(self.said.sync_takes.load(Ordering::SeqCst))).await;
         self.said.syncs.fetch_add(1, Ordering::SeqCst);
         Ok(Response::new(TimeSyncResponse::default()))
     }

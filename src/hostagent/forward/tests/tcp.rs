@@ -249,3 +249,21 @@ async fn the_guests_clock_is_set_when_the_vm_runs_again() {
     // Without a pause it is set after 5 s and every 20 s from then on: the fourth time after 65 s.
     timeout(LONG, asked).await.expect("the clock is set");
 }
+
+#[tokio::test]
+async fn a_time_that_came_late_is_told_again_soon() {
+    let mut world = World::with_any().await;
+    let (server, host) = listener().await;
+    let agent = world.agent(vec![port("tcp", server.local_addr().unwrap())]);
+    agent.said.sync_takes.store(700, Ordering::SeqCst);
+    world.forwarding(host).await;
+    let begun = Instant::now();
+    let told = async {
+        while agent.said.syncs.load(Ordering::SeqCst) < 3 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LONG, told).await.expect("the clock is set");
+    // After 5 s, and every 20 s from then on where it takes no time.
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+}
