@@ -1,6 +1,6 @@
 //! Provision scripts, environment and parameters in a real guest.
 
-use crate::common::{Case, Fleet, Outcome};
+use crate::common::{Case, Fleet, Outcome, wait_until};
 use crate::guest::{FAST_BOOT, FULL_BOOT, boot, fast, full, ssh, stop};
 use crate::{cases, ensure, same};
 
@@ -104,10 +104,14 @@ fn secrets_are_in_no_log() -> Outcome {
     for pid in fleet.processes() {
         ensure!(!crate::common::procs::arguments(pid).concat().contains(CANARY), "an argument list tells a secret");
     }
+    // The configuration of the start is kept for as long as its VM is there, and nobody else may read it.
+    same!(fleet.ok("stat -c %a $H/foo/limafs.started.yaml")?.trim(), "600");
     same!(
-        fleet.ok(&format!("grep -rl {CANARY} $H --exclude=lima.yaml --exclude=cidata.iso --exclude=cloud-config.yaml --exclude=disk || true"))?,
+        fleet.ok(&format!("grep -rl {CANARY} $H --exclude=lima.yaml --exclude=limafs.started.yaml --exclude=cidata.iso --exclude=cloud-config.yaml --exclude=disk || true"))?,
         ""
     );
     fleet.ok("echo kill > foo/state")?;
-    fleet.wait_state("foo", "Stopped", crate::common::secs(5))
+    fleet.wait_state("foo", "Stopped", crate::common::secs(5))?;
+    let kept = fleet.home.join("foo/limafs.started.yaml");
+    wait_until("the configuration of a start that is over is gone", crate::common::secs(5), || !kept.exists())
 }
