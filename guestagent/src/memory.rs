@@ -31,12 +31,13 @@ impl Drop for Carried {
     }
 }
 
+/// Gives what was used and freed back to the system; of use after work that comes rarely and takes much.
 #[cfg(target_env = "gnu")]
-fn give_back() {
-    // SAFETY: has no preconditions; it takes the allocator's own locks.
+pub fn give_back() {
+    // SAFETY: it takes a number, touches only free memory of the allocator, and may be called at any time.
     unsafe { libc::malloc_trim(0) };
 }
 
 /// Other C libraries unmap what is free.
 #[cfg(not(target_env = "gnu"))]
-fn give_back() {}
+pub fn give_back() {}

@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use limafs_driver::{Config, DataDisk, Driver, Features, Instance};
+use limafs_guestagent::memory::give_back;
 use tokio::sync::mpsc;
 
 use super::dns;
@@ -29,7 +30,7 @@ use super::mounts::Mounts;
 use super::ssh::{self, Login, keys::Identity};
 use super::state::{Event, Step};
 use super::steps::{Prepared, Steps};
-use super::{process, ready, ready::user_probes};
+use super::{ready, ready::user_probes};
 use crate::cidata;
 use crate::config::{self, Context, Loaded};
 use crate::drivers;
@@ -100,7 +101,8 @@ impl Steps for Boot {
         }
         store::set_started(&self.dir, &defined)?;
         step(tell, &format!("starting {}", prepared.facts.driver)).await;
-        process::give_back_memory();
+        // A hostagent lives for weeks after its boot.
+        give_back();
         Ok(prepared)
     }
 
@@ -125,7 +127,7 @@ impl Steps for Boot {
 
     async fn await_ready(&self, prepared: &Prepared, lines: mpsc::Receiver<String>, tell: &mpsc::Sender<Event>) {
         ready::await_guest(prepared, lines, tell).await;
-        process::give_back_memory();
+        give_back();
     }
 }
 

@@ -21,15 +21,6 @@ pub fn raise_descriptors() {
     }
 }
 
-/// Gives memory that a boot has used and freed back to the system. A hostagent lives for weeks after its boot.
-pub fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim takes a number, touches only free memory of the allocator, and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// As many open files as the system allows: each forwarded connection has some.
 pub fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
