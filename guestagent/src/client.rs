@@ -70,7 +70,8 @@ impl Client {
     }
 
     /// Opens a tunnel. The first message says what to dial and has no data (see [`dial`]); the end of `messages` closes
-    /// the guest's connection for writing alone, and an answer that [`is_end`] is the same of the guest's. Fails with the guest's reason where it cannot dial.
+    /// the guest's connection for writing alone, and an answer that [`is_end`] is the same of the guest's. Fails with the
+    /// guest's reason where it cannot dial.
     /// Lima's own agent begins to answer with the first data from the guest: messages have to go on while this waits.
     pub async fn tunnel<M>(&mut self, messages: M) -> Result<Streaming<TunnelMessage>, Status>
     where
